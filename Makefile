@@ -1,0 +1,71 @@
+# What people and CI run. Targets with a comment after ## are listed by `make help`.
+
+.PHONY: help run demo postgres dashboard test format lint docs test-rust test-dashboard test-browser \
+	have-cargo have-node
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Running
+
+# Nobody needs a Postgres of their own who named a running one.
+own_postgres = test -n "$$DATABASE_URL$$PGHOST" || scripts/postgres.sh
+
+run: have-cargo dashboard ## run the server and its dashboard, with a Postgres of its own unless DATABASE_URL is set
+	@$(own_postgres)
+	@exec cargo run --locked --release -- serve
+
+demo: have-cargo dashboard ## the same, with example data that keep coming
+	@$(own_postgres)
+	@exec cargo run --locked --release -- demo
+
+postgres: ## make sure that there is a PostgreSQL to run: find one or fetch one
+	@scripts/postgres.sh
+
+dashboard: dashboard/dist/index.html ## build the dashboard that the server embeds
+
+dashboard_sources := $(shell find dashboard/src dashboard/public -type f 2>/dev/null) \
+	$(wildcard dashboard/*.html dashboard/*.config.* dashboard/package.json dashboard/tsconfig*.json)
+
+dashboard/dist/index.html: dashboard/node_modules/.package-lock.json $(dashboard_sources)
+	cd dashboard && npm run build
+	@touch $@
+
+# npm writes this file when it has installed everything: it says which lock file that was.
+dashboard/node_modules/.package-lock.json: dashboard/package-lock.json | have-node
+	cd dashboard && npm ci --no-audit --no-fund
+	@touch $@
+
+# Checking
+
+test: have-cargo have-node postgres format lint docs test-rust test-dashboard test-browser ## everything that CI runs
+
+format: have-cargo ## is everything formatted?
+	cargo fmt --check
+
+lint: have-cargo ## clippy, with warnings as errors
+	cargo clippy --locked --all-targets -- -D warnings
+
+docs: have-cargo ## do the docs build, with all their links?
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+
+test-rust: have-cargo postgres dashboard ## unit and integration tests, on a real Postgres
+	cargo test --locked
+
+test-dashboard: dashboard/node_modules/.package-lock.json ## the dashboard's types, lint and unit tests
+	cd dashboard && npm run check && npm run lint && npm run test
+
+test-browser: have-cargo postgres dashboard ## the dashboard in a real browser, on a real server
+	cargo build --locked
+	@scripts/browser-tests.sh
+
+# What cannot be fetched for you
+
+have-cargo:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.94 or later" >&2; exit 1; }
+
+have-node:
+	@node -e 'process.exit(+process.versions.node.split(".")[0] < 20)' 2>/dev/null && command -v npm >/dev/null || \
+		{ echo "node and npm are missing or too old: install Node.js 20 or later" >&2; exit 1; }

@@ -1,0 +1,31 @@
+/** One form's way through the server: what is on its way, what was created, what was wrong. */
+
+import { formErrors, NO_ERRORS, ProblemError, type FormErrors } from '../lib/problem';
+
+export class Submission {
+  busy = $state(false);
+  createdId = $state<string>();
+  errors = $state.raw<FormErrors>(NO_ERRORS);
+
+  /** `fields` are the names, as the API has them, of the fields that the form can show an error at. */
+  constructor(private readonly fields: readonly string[]) {}
+
+  /** Sends what `create` sends, unless something is on its way already. Answers the row, if one was created. */
+  async send<Row extends { id: string }>(create: () => Promise<Row>): Promise<Row | undefined> {
+    if (this.busy) return undefined;
+    this.busy = true;
+    this.errors = NO_ERRORS;
+    this.createdId = undefined;
+    try {
+      const row = await create();
+      this.createdId = row.id;
+      return row;
+    } catch (error) {
+      if (!(error instanceof ProblemError)) throw error;
+      this.errors = formErrors(error.problem, this.fields);
+      return undefined;
+    } finally {
+      this.busy = false;
+    }
+  }
+}

@@ -1,0 +1,62 @@
+import { describe, expect, test } from 'vitest';
+import { createApi } from './api';
+import { ProblemError } from './problem';
+
+function answering(response: () => Response | Promise<Response>) {
+  const requests: { url: string; init: RequestInit | undefined }[] = [];
+  const api = createApi('http://newcycle.test', (url, init) => {
+    requests.push({ url: url instanceof Request ? url.url : url.toString(), init });
+    return Promise.resolve().then(response);
+  });
+  return { api, requests };
+}
+
+async function problemOf(promise: Promise<unknown>) {
+  const error = await promise.catch((caught: unknown) => caught);
+  if (!(error instanceof ProblemError)) throw new Error('expected a ProblemError');
+  return error.problem;
+}
+
+describe('the API', () => {
+  test('creates by POST with a JSON body and answers the row', async () => {
+    const row = { id: 'i-1', base_item_id: 'b-1', created_at: '2026-11-21T12:00:00Z' };
+    const { api, requests } = answering(() => Response.json(row, { status: 201 }));
+    expect(await api.createItem({ base_item_id: 'b-1' })).toEqual(row);
+    expect(requests[0]?.url).toBe('http://newcycle.test/items');
+    expect(requests[0]?.init).toMatchObject({ method: 'POST', body: '{"base_item_id":"b-1"}' });
+    expect(new Headers(requests[0]?.init?.headers).get('content-type')).toBe('application/json');
+  });
+
+  test('lists the newest rows of a page', async () => {
+    const { api, requests } = answering(() =>
+      Response.json({ data: [{ id: 'u-1' }], next_page_token: null }),
+    );
+    expect(await api.latestUsers(50)).toEqual([{ id: 'u-1' }]);
+    expect(requests[0]?.url).toBe('http://newcycle.test/users?page_size=50');
+  });
+
+  test('throws the problem that the server describes', async () => {
+    const problem = {
+      title: 'Unprocessable Content',
+      status: 422,
+      errors: [{ field: 'item_id', detail: 'No.' }],
+    };
+    const { api } = answering(() => Response.json(problem, { status: 422 }));
+    expect(await problemOf(api.createTransfer({ item_id: 'x', owner_id: 'y' }))).toEqual(problem);
+  });
+
+  test('says so when the server cannot be reached', async () => {
+    const { api } = answering(() => Promise.reject(new TypeError('Failed to fetch')));
+    expect(await problemOf(api.createUser({}))).toMatchObject({
+      status: 0,
+      title: 'The server could not be reached',
+    });
+  });
+
+  test('does not take a broken answer for a row', async () => {
+    const { api } = answering(() => new Response('{"id": ', { status: 201 }));
+    expect(await problemOf(api.createUser({}))).toMatchObject({
+      detail: 'The answer of the server could not be read.',
+    });
+  });
+});

@@ -1,0 +1,195 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import {
+  GIVE_UP_MS,
+  INITIAL_STATE,
+  SILENCE_MS,
+  StreamConnection,
+  statusOf,
+  transition,
+  type ConnectionEvent,
+  type ConnectionStatus,
+  type EventStream,
+} from './connection';
+import type { StreamMessage } from './stream-messages';
+
+describe('the status', () => {
+  const live: ConnectionEvent = { type: 'status', status: 'live' };
+  const stale: ConnectionEvent = { type: 'status', status: 'stale' };
+  const message: ConnectionEvent = { type: 'message' };
+  const lost: ConnectionEvent = { type: 'lost' };
+  const silence: ConnectionEvent = { type: 'silence' };
+
+  test.each<[ConnectionStatus, ConnectionEvent[]]>([
+    ['connecting', []],
+    ['connecting', [lost]],
+    ['connecting', [silence]],
+    ['live', [live]],
+    ['live', [live, message]],
+    ['stale', [stale]],
+    ['stale', [stale, message]],
+    ['live', [stale, live]],
+    ['stale', [live, silence]],
+    ['live', [live, silence, message]],
+    ['stale', [stale, silence, message]],
+    ['reconnecting', [live, lost]],
+    ['reconnecting', [live, lost, silence]],
+    // A connection that has not said yet whether it hears the database is not believed.
+    ['reconnecting', [live, lost, message]],
+    ['live', [live, lost, live]],
+    ['stale', [live, lost, stale]],
+  ])('is %s after %j', (expected, events) => {
+    expect(statusOf(events.reduce(transition, INITIAL_STATE))).toBe(expected);
+  });
+});
+
+class FakeStream implements EventStream {
+  readyState = 1;
+  closed = false;
+  readonly #listeners = new Map<string, (event: Event) => void>();
+
+  constructor(readonly url: string) {}
+
+  addEventListener(type: string, listener: (event: Event) => void): void {
+    this.#listeners.set(type, listener);
+  }
+
+  close(): void {
+    this.closed = true;
+    this.readyState = 2;
+  }
+
+  send(type: string, data: unknown): void {
+    const text = typeof data === 'string' ? data : JSON.stringify(data);
+    this.#listeners.get(type)?.(new MessageEvent(type, { data: text }));
+  }
+
+  fail(readyState: 0 | 2): void {
+    this.readyState = readyState;
+    this.#listeners.get('error')?.(new Event('error'));
+  }
+}
+
+describe('a stream', () => {
+  beforeEach(() => {
+    vi.useFakeTimers();
+  });
+
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  function open() {
+    const streams: FakeStream[] = [];
+    const messages: StreamMessage[] = [];
+    const statuses: ConnectionStatus[] = [];
+    const connection = new StreamConnection(
+      '/statistics/stream?resolution=minute',
+      { message: (message) => messages.push(message), status: (status) => statuses.push(status) },
+      (url) => {
+        const stream = new FakeStream(url);
+        streams.push(stream);
+        return stream;
+      },
+      () => 1,
+    );
+    const present = () => {
+      const stream = streams.at(-1);
+      if (stream === undefined) throw new Error('no stream was opened');
+      return stream;
+    };
+    return { connection, streams, messages, statuses, present };
+  }
+
+  test('becomes live with its first status and hands on what it hears', () => {
+    const { messages, statuses, present } = open();
+    present().send('status', { status: 'live' });
+    present().send('update', { metric: 'transfers', buckets: [{ time: '1970-01-01T00:00:01Z', count: 2 }] });
+    expect(statuses).toEqual(['live']);
+    expect(messages).toEqual([
+      { type: 'status', status: 'live' },
+      { type: 'update', metric: 'transfers', buckets: [{ time: 1000, count: 2 }] },
+    ]);
+  });
+
+  test('is stale after 12 seconds without a word, although it claims to be open', () => {
+    const { statuses, present } = open();
+    present().send('status', { status: 'live' });
+    vi.advanceTimersByTime(SILENCE_MS - 1);
+    expect(statuses).toEqual(['live']);
+    vi.advanceTimersByTime(1);
+    expect(statuses).toEqual(['live', 'stale']);
+    present().send('heartbeat', { time: '2026-01-01T00:00:00Z', lag_ms: null });
+    expect(statuses).toEqual(['live', 'stale', 'live']);
+  });
+
+  test('stays live for as long as heartbeats come', () => {
+    const { statuses, streams, present } = open();
+    present().send('status', { status: 'live' });
+    for (let heartbeat = 0; heartbeat < 100; heartbeat += 1) {
+      vi.advanceTimersByTime(5_000);
+      present().send('heartbeat', { time: '2026-01-01T00:00:00Z', lag_ms: 1 });
+    }
+    expect(statuses).toEqual(['live']);
+    expect(streams).toHaveLength(1);
+  });
+
+  test('that has died in silence is replaced by a new one', () => {
+    const { statuses, streams, present } = open();
+    present().send('status', { status: 'live' });
+    vi.advanceTimersByTime(GIVE_UP_MS);
+    expect(statuses).toEqual(['live', 'stale', 'reconnecting']);
+    expect(streams.map(({ closed }) => closed)).toEqual([true, false]);
+    present().send('status', { status: 'live' });
+    expect(statuses.at(-1)).toBe('live');
+  });
+
+  test('is left to EventSource while that reconnects by itself', () => {
+    const { statuses, streams, present } = open();
+    present().send('status', { status: 'live' });
+    present().fail(0);
+    vi.advanceTimersByTime(10_000);
+    expect(streams).toHaveLength(1);
+    present().send('status', { status: 'live' });
+    expect(statuses).toEqual(['live', 'reconnecting', 'live']);
+  });
+
+  test('is opened again, ever more slowly, when EventSource has given up', () => {
+    const { streams, statuses, present } = open();
+    const waits: number[] = [];
+    for (let attempt = 0; attempt < 7; attempt += 1) {
+      const before = streams.length;
+      present().fail(2);
+      let waited = 0;
+      while (streams.length === before) {
+        vi.advanceTimersByTime(500);
+        waited += 500;
+      }
+      waits.push(waited);
+    }
+    expect(waits).toEqual([1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+    expect(statuses).toEqual([]);
+    present().send('status', { status: 'live' });
+    expect(statuses).toEqual(['live']);
+  });
+
+  test('ignores what it cannot read, but takes it as a sign of life', () => {
+    const { messages, statuses, present } = open();
+    present().send('status', { status: 'live' });
+    vi.advanceTimersByTime(10_000);
+    present().send('update', 'not JSON');
+    vi.advanceTimersByTime(10_000);
+    expect(messages).toHaveLength(1);
+    expect(statuses).toEqual(['live']);
+  });
+
+  test('says nothing more once it is closed, and leaves no timer behind', () => {
+    const { connection, messages, present } = open();
+    const stream = present();
+    connection.close();
+    stream.send('status', { status: 'live' });
+    stream.fail(2);
+    expect(messages).toEqual([]);
+    expect(stream.closed).toBe(true);
+    expect(vi.getTimerCount()).toBe(0);
+  });
+});

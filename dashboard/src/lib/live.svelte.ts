@@ -1,0 +1,105 @@
+/** The figures on the page: streams, the server's clock and the series put together as reactive state. */
+
+import { ServerClock } from './clock';
+import { StreamConnection, type ConnectionStatus } from './connection';
+import { METRICS, type Metric } from './metric';
+import type { Resolution } from './resolution';
+import { Series, type SeriesView } from './series';
+import { streamUrl, type StreamMessage } from './stream-messages';
+
+// No timer runs for longer than this, so that a corrected clock is soon believed and a year's end cannot overflow it.
+const LONGEST_WAIT_MS = 60_000;
+
+// Milliseconds roll over faster than anybody sees: thirty pictures a second are enough.
+const SHORTEST_WAIT_MS = 33;
+
+type Views = Readonly<Record<Metric, SeriesView>>;
+
+export class LiveStatistics {
+  status = $state<ConnectionStatus>('connecting');
+  views: Views;
+
+  readonly #clock = new ServerClock();
+  readonly #series: Readonly<Record<Metric, Series>>;
+  readonly #connection: StreamConnection;
+  #rollover: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(
+    readonly resolution: Resolution,
+    zone: string,
+  ) {
+    this.#series = byMetric(() => new Series(resolution, zone));
+    this.views = $state.raw(this.#currentViews());
+    this.#scheduleRollover();
+    this.#connection = new StreamConnection(streamUrl(resolution, zone), {
+      message: (message) => {
+        this.#take(message);
+      },
+      status: (status) => {
+        this.status = status;
+      },
+    });
+  }
+
+  close(): void {
+    clearTimeout(this.#rollover);
+    this.#connection.close();
+  }
+
+  #take(message: StreamMessage): void {
+    switch (message.type) {
+      case 'snapshot':
+        // A new stream's first word about the time: the first heartbeat may be seconds away.
+        this.#clock.observe(message.asOf);
+        this.#series[message.metric].replace(message.buckets);
+        this.#rollOver();
+        break;
+      case 'update':
+        this.#series[message.metric].merge(message.buckets);
+        this.#show(message.metric);
+        break;
+      case 'heartbeat':
+        this.#clock.observe(message.time);
+        for (const metric of METRICS) this.#series[metric].prune(message.time);
+        this.#rollOver();
+        break;
+      case 'status':
+        break;
+    }
+  }
+
+  #show(metric: Metric): void {
+    this.views = { ...this.views, [metric]: this.#series[metric].view(this.#clock.now()) };
+  }
+
+  /** Moves every window on: time passes for buckets even where nothing happens. */
+  #rollOver(): void {
+    this.views = this.#currentViews();
+    this.#scheduleRollover();
+  }
+
+  #scheduleRollover(): void {
+    clearTimeout(this.#rollover);
+    const now = this.#clock.now();
+    const wait = this.#series.transfers.rollsOverAt(now) - now;
+    this.#rollover = setTimeout(
+      () => {
+        this.#rollOver();
+      },
+      Math.min(Math.max(wait, SHORTEST_WAIT_MS), LONGEST_WAIT_MS),
+    );
+  }
+
+  #currentViews(): Views {
+    const now = this.#clock.now();
+    return byMetric((metric) => this.#series[metric].view(now));
+  }
+}
+
+function byMetric<Value>(make: (metric: Metric) => Value): Readonly<Record<Metric, Value>> {
+  return {
+    'item-creation': make('item-creation'),
+    transfers: make('transfers'),
+    'user-creation': make('user-creation'),
+  };
+}

@@ -1,0 +1,40 @@
+/** The dashboard as its readers see it. */
+
+import { expect, type Locator, type Page } from '@playwright/test';
+import type { Metric } from '../src/lib/metric';
+import type { Resolution } from '../src/lib/resolution';
+
+export type Figure = 'current' | 'total';
+
+/** Opens the page and waits until its figures can be believed. */
+export async function open(page: Page, resolution: Resolution): Promise<void> {
+  await page.goto(`/?resolution=${resolution}`);
+  await becomesLive(page);
+}
+
+export async function becomesLive(page: Page): Promise<void> {
+  await expect(page.getByTestId('status')).toHaveText('Live');
+  for (const card of await page.locator('[data-testid^="metric-"]').all()) {
+    await expect(card.getByTestId('total')).toHaveText(/\d/);
+  }
+}
+
+export function card(page: Page, metric: Metric): Locator {
+  return page.getByTestId(`metric-${metric}`);
+}
+
+/** The number on a card; the thousands are set apart by commas there. */
+export async function figure(page: Page, metric: Metric, which: Figure): Promise<number> {
+  const text = await card(page, metric).getByTestId(which).innerText();
+  return Number(text.replaceAll(',', ''));
+}
+
+/** Waits until the number on a card is this one. */
+export async function expectFigure(
+  page: Page,
+  metric: Metric,
+  which: Figure,
+  expected: number,
+): Promise<void> {
+  await expect.poll(() => figure(page, metric, which), { message: `${which} of ${metric}` }).toBe(expected);
+}

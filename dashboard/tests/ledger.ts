@@ -1,0 +1,46 @@
+/** The ledger as another service sees it: what a test inserts behind the page's back. */
+
+import { expect, type APIRequestContext } from '@playwright/test';
+import type { BaseItem, Item, Transfer, User } from '../src/lib/api-types';
+import type { Metric } from '../src/lib/metric';
+import type { Resolution } from '../src/lib/resolution';
+
+async function insert<Row>(request: APIRequestContext, path: string, data: object): Promise<Row> {
+  const response = await request.post(path, { data });
+  expect(response.status(), await response.text()).toBe(201);
+  return (await response.json()) as Row;
+}
+
+export function insertBaseItem(request: APIRequestContext, description: string): Promise<BaseItem> {
+  return insert(request, '/base-items', { description });
+}
+
+export function insertItem(request: APIRequestContext, baseItemId: string): Promise<Item> {
+  return insert(request, '/items', { base_item_id: baseItemId });
+}
+
+export function insertUser(request: APIRequestContext): Promise<User> {
+  return insert(request, '/users', {});
+}
+
+export function insertTransfer(
+  request: APIRequestContext,
+  itemId: string,
+  ownerId: string,
+): Promise<Transfer> {
+  return insert(request, '/transfers', { item_id: itemId, owner_id: ownerId });
+}
+
+/** The newest bucket that the JSON statistics know, in the zone that the tests' browser is in. */
+export async function newestCount(
+  request: APIRequestContext,
+  metric: Metric,
+  resolution: Resolution,
+): Promise<number | undefined> {
+  const response = await request.get(`/statistics/${metric}/${resolution}`, {
+    params: { timezone: 'Europe/Berlin', limit: 1 },
+  });
+  expect(response.status(), await response.text()).toBe(200);
+  const buckets = (await response.json()) as { time: string; count: number }[];
+  return buckets[0]?.count;
+}

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Runs the dashboard's browser tests against a server of their own: its data are thrown away afterwards.
+#
+#   CHROMIUM          the browser to use; without it, one is looked for, and installed where apt-get can
+#   NEWCYCLE_BINARY   the server to test (default: target/debug/newcycle)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# As long as a first start takes on a slow machine: making a database cluster is most of it.
+start_seconds=120
+# The server ends its streams and its Postgres in this time, or is killed.
+stop_seconds=30
+
+fail() {
+    echo "browser tests: $*" >&2
+    exit 1
+}
+
+find_chromium() {
+    local name
+    for name in "${CHROMIUM:-}" chromium chromium-browser google-chrome; do
+        # What a distribution calls chromium may be a stub: it must run.
+        [ -n "$name" ] && "$name" --version >/dev/null 2>&1 && command -v "$name" && return
+    done
+    return 1
+}
+
+install_chromium() {
+    local root=()
+    command -v apt-get >/dev/null || return 1
+    [ "$(id -u)" = 0 ] || { root=(sudo -n) && sudo -n true 2>/dev/null; } || return 1
+    echo "browser tests: installing chromium with apt-get"
+    "${root[@]}" apt-get update -qq >/dev/null 2>&1 || true
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1
+}
+
+free_port() {
+    node -e 'const s = require("net").createServer().listen(0, "127.0.0.1", () => { console.log(s.address().port); s.close(); })'
+}
+
+if [ -n "${CHROMIUM:-}" ]; then
+    CHROMIUM=$(command -v "$CHROMIUM") || fail "CHROMIUM is $CHROMIUM, which cannot be run"
+else
+    CHROMIUM=$(find_chromium || { install_chromium >&2 && find_chromium; }) ||
+        fail "there is no chromium and it cannot be installed here: install it, or name a browser with CHROMIUM"
+fi
+export CHROMIUM
+binary=${NEWCYCLE_BINARY:-target/debug/newcycle}
+[ -x "$binary" ] || fail "there is no $binary: run cargo build"
+
+data_dir=$(mktemp -d)
+server=''
+stop() {
+    if [ -n "$server" ]; then
+        kill -TERM "$server" 2>/dev/null || true
+        # Killed, it still leaves no Postgres behind.
+        (sleep "$stop_seconds" && kill -KILL "$server") >/dev/null 2>&1 &
+        local watch=$!
+        wait "$server" 2>/dev/null || true
+        kill "$watch" 2>/dev/null || true
+    fi
+    rm -rf "$data_dir"
+}
+trap stop EXIT
+trap 'exit 130' INT TERM
+
+SERVER_PORT=$(free_port) DASHBOARD_PORT=$(free_port)
+export SERVER_PORT DASHBOARD_PORT
+export NEWCYCLE_URL=http://127.0.0.1:$DASHBOARD_PORT
+env -u DATABASE_URL -u PGHOST SERVER_HOST=127.0.0.1 NEWCYCLE_DATA_DIR="$data_dir" \
+    "$binary" serve >"$data_dir/server.log" 2>&1 &
+server=$!
+
+node - "$server" "$start_seconds" <<'NODE' || {
+const [server, seconds] = process.argv.slice(2).map(Number);
+const deadline = Date.now() + seconds * 1000;
+const attempt = async () => {
+  try {
+    if ((await fetch(`${process.env.NEWCYCLE_URL}/readyz`)).ok) return process.exit(0);
+  } catch {}
+  try {
+    process.kill(server, 0);
+  } catch {
+    return process.exit(1);
+  }
+  if (Date.now() > deadline) return process.exit(1);
+  setTimeout(attempt, 50);
+};
+attempt();
+NODE
+    tail -n 30 "$data_dir/server.log" >&2
+    fail "the server did not become ready"
+}
+
+if ! (cd dashboard && npm run test:browser -- "$@"); then
+    echo "browser tests: the last of what the server said:" >&2
+    tail -n 30 "$data_dir/server.log" >&2
+    exit 1
+fi

@@ -1,0 +1,102 @@
+//! The command line: one binary, every setting as a flag and as an environment variable.
+
+pub mod ready;
+pub mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::database::{Database, DatabaseSettings};
+use crate::http;
+use crate::telemetry::{self, LogSettings};
+
+/// A ledger of things that change hands, with exact live statistics.
+///
+/// Services insert base items, items, users and transfers over REST; everyone who has the dashboard open sees at once
+/// how many; analysts read the same figures with psql. Postgres is all it needs, and without one it runs its own.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::ServeSettings,
+    #[command(flatten, next_help_heading = "Database")]
+    database: DatabaseSettings,
+    #[command(flatten, next_help_heading = "Logging")]
+    log: LogSettings,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  newcycle                               serve on http://127.0.0.1:8080 with a Postgres of its own
+  newcycle --pghost db.example --pguser newcycle
+                                         serve with that Postgres; put the password into PGPASSWORD
+  newcycle import --transfers sales.csv  load a file into the ledger
+  newcycle demo --rate 20                let things happen on a running server";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server (this is also what happens without a subcommand)
+    Serve(serve::ServeSettings),
+    /// Bring the database's schema up to date and stop; `serve` does so by itself
+    Migrate,
+    /// Print the OpenAPI document of the REST interface
+    Openapi,
+    /// Exit with 0 if the server at the address is ready, for container health checks
+    Ready(ready::ReadySettings),
+}
+
+/// What ended a command.
+type CommandError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Does what the command line says.
+pub async fn run(line: CommandLine) -> ExitCode {
+    let outcome = match telemetry::start(&line.log) {
+        Ok(()) => execute(line).await,
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            report(error.as_ref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn execute(line: CommandLine) -> Result<ExitCode, CommandError> {
+    match line.command.unwrap_or(Command::Serve(line.serve)) {
+        Command::Serve(settings) => serve::run(settings, &line.database).await?,
+        Command::Migrate => {
+            let database = Database::open(&line.database).await?;
+            let migrated = database.migrate().await;
+            database.close().await;
+            migrated?;
+            tracing::info!("the schema is up to date");
+        }
+        Command::Openapi => print(&http::openapi().to_pretty_json()?),
+        Command::Ready(settings) => return Ok(ready::run(&settings).await),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a command is for goes to standard output; logs do not.
+#[expect(clippy::print_stdout, reason = "the result of a command")]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+/// The error and what caused it, on one line.
+#[expect(clippy::print_stderr, reason = "the last word of a command that failed")]
+fn report(error: &dyn std::error::Error) {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    eprintln!("newcycle: {text}");
+}

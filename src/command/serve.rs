@@ -1,0 +1,67 @@
+//! `newcycle serve`
+
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{CommandError, print};
+use crate::database::{Database, DatabaseSettings};
+use crate::server;
+
+/// Where to serve.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServeSettings {
+    /// Address to listen on. Everyone who reaches it may read and write
+    #[arg(long, env = "SERVER_HOST", value_name = "ADDRESS", default_value = "127.0.0.1")]
+    server_host: IpAddr,
+    /// Port of the REST interface and the dashboard; 0 for any free one
+    #[arg(long, env = "SERVER_PORT", value_name = "PORT", default_value_t = 8080)]
+    server_port: u16,
+    /// A second port with the same on it, for instance to let people reach the dashboard elsewhere than services
+    #[arg(long, env = "DASHBOARD_PORT", value_name = "PORT")]
+    dashboard_port: Option<u16>,
+}
+
+pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) -> Result<(), CommandError> {
+    // The sockets first: a port that is taken should not cost a start of Postgres.
+    let mut listeners = Vec::new();
+    for port in [Some(settings.server_port), settings.dashboard_port].into_iter().flatten() {
+        let address = SocketAddr::new(settings.server_host, port);
+        let listener = TcpListener::bind(address).await;
+        listeners.push(listener.map_err(|error| format!("cannot listen on {address}: {error}"))?);
+    }
+    let server = listeners[0].local_addr()?;
+    let dashboard = listeners[listeners.len() - 1].local_addr()?;
+    let shutdown = CancellationToken::new();
+    let _stop_on_signal = tokio::spawn(on_signal(shutdown.clone()));
+
+    let Some(database) = shutdown.run_until_cancelled(Database::open(database)).await.transpose()? else {
+        return Ok(());
+    };
+    let served = async {
+        database.migrate().await?;
+        print(&format!("newcycle is ready\n  dashboard  http://{dashboard}/\n  API docs   http://{server}/docs/"));
+        if let Some(endpoint) = &database.endpoint {
+            print(&format!("  psql       {}", endpoint.psql_command()));
+        }
+        server::run(&database, listeners, shutdown).await?;
+        Ok::<_, CommandError>(())
+    }
+    .await;
+    tracing::info!("stopping");
+    database.close().await;
+    served
+}
+
+/// Ctrl-C and a service manager's request both ask for an orderly end.
+async fn on_signal(shutdown: CancellationToken) -> std::io::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    shutdown.cancel();
+    Ok(())
+}

@@ -1,0 +1,233 @@
+//! Postgres: one that is given, or one of our own; the pool, and the schema.
+
+pub mod embedded;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio_postgres::config::Host;
+
+use embedded::{DATABASE, EmbeddedError, EmbeddedPostgres, Endpoint};
+
+/// The schema, as prose: see `migrations/`.
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+/// The oldest Postgres with everything that the schema uses.
+const OLDEST_VERSION: i32 = 150_000;
+/// A statement of the server's own that takes longer waits for something that will not come.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A host that does not answer within this is down; the next one is tried.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the database is.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DatabaseSettings {
+    /// Postgres to use, as postgres://user:password@host:port/database. Without it and without PGHOST, newcycle runs
+    /// one of its own in its data directory
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
+    pub database_url: Option<String>,
+    /// Host of the Postgres to use, or the directory of its socket
+    #[arg(long, env = "PGHOST", value_name = "HOST", global = true)]
+    pub pghost: Option<String>,
+    /// Port of the Postgres to use [default: 5432]; of newcycle's own one: any free port
+    #[arg(long, env = "PGPORT", value_name = "PORT", global = true)]
+    pub pgport: Option<u16>,
+    /// User of the Postgres to use [default: newcycle]
+    #[arg(long, env = "PGUSER", value_name = "USER", global = true)]
+    pub pguser: Option<String>,
+    /// Password for the Postgres to use
+    #[arg(long, env = "PGPASSWORD", hide_env_values = true, value_name = "PASSWORD", global = true)]
+    pub pgpassword: Option<String>,
+    /// Database of the Postgres to use [default: newcycle]
+    #[arg(long, env = "PGDATABASE", value_name = "NAME", global = true)]
+    pub pgdatabase: Option<String>,
+    /// How many connections the server keeps at most, besides the one that listens
+    #[arg(long, env = "NEWCYCLE_DATABASE_CONNECTIONS", value_name = "N", default_value_t = 16, global = true)]
+    pub database_connections: u32,
+    /// Where newcycle's own Postgres and other files are kept
+    #[arg(long, env = "NEWCYCLE_DATA_DIR", value_name = "DIRECTORY", default_value = ".newcycle", global = true)]
+    pub data_dir: PathBuf,
+}
+
+/// Why there is no database.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The URL cannot be read.
+    #[error("DATABASE_URL is not a Postgres URL")]
+    MalformedUrl(#[source] tokio_postgres::Error),
+    /// A setting that Postgres clients here do not have.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// Our own Postgres does not run.
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedError),
+    /// It does not answer.
+    #[error("cannot connect to Postgres")]
+    Connect(#[source] sqlx::Error),
+    /// It is too old.
+    #[error("this is PostgreSQL {found}; newcycle needs 15 or later")]
+    TooOld {
+        /// Its version.
+        found: String,
+    },
+    /// It takes no writes.
+    #[error("this Postgres is a standby, which takes no writes and delivers no notifications: connect to the primary")]
+    Standby,
+    /// The schema could not be brought up to date.
+    #[error("the schema could not be brought up to date")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// Something else failed.
+    #[error("a query failed")]
+    Query(#[from] sqlx::Error),
+}
+
+/// A database that answers.
+#[derive(Debug)]
+pub struct Database {
+    /// Connections for short statements.
+    pub pool: PgPool,
+    /// How to connect otherwise.
+    pub config: tokio_postgres::Config,
+    /// How to reach our own Postgres, if it is ours.
+    pub endpoint: Option<Endpoint>,
+    embedded: Option<EmbeddedPostgres>,
+}
+
+impl Database {
+    /// Connects to the Postgres that the settings name, or starts our own; or, if another process runs that one,
+    /// connects to it.
+    pub async fn open(settings: &DatabaseSettings) -> Result<Self, DatabaseError> {
+        let (config, endpoint, embedded) = if let Some(config) = settings.named()? {
+            (config, None, None)
+        } else {
+            let mut own = embedded::Settings::new(&settings.data_dir);
+            own.port = settings.pgport;
+            match EmbeddedPostgres::start(own).await {
+                Ok(embedded) => {
+                    let endpoint = embedded.endpoint().clone();
+                    (endpoint.client_config(DATABASE), Some(endpoint), Some(embedded))
+                }
+                Err(error @ EmbeddedError::InUse { .. }) => {
+                    let endpoint = EmbeddedPostgres::attach(&settings.data_dir).await?.ok_or(error)?;
+                    (endpoint.client_config(DATABASE), Some(endpoint), None)
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let opened = Self::connect(config, settings.database_connections).await;
+        match opened {
+            Ok(database) => Ok(Self { endpoint, embedded, ..database }),
+            Err(error) => {
+                if let Some(embedded) = embedded {
+                    embedded.stop().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Connects to a Postgres.
+    pub async fn connect(mut config: tokio_postgres::Config, connections: u32) -> Result<Self, DatabaseError> {
+        if config.get_application_name().is_none() {
+            config.application_name("newcycle");
+        }
+        config.connect_timeout(CONNECT_TIMEOUT);
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(pool_options(&config)?)
+            .await
+            .map_err(DatabaseError::Connect)?;
+        let (number, version, standby): (i32, String, bool) = sqlx::query_as(
+            "select current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery()",
+        )
+        .fetch_one(&pool)
+        .await?;
+        if number < OLDEST_VERSION {
+            return Err(DatabaseError::TooOld { found: version });
+        }
+        if standby {
+            return Err(DatabaseError::Standby);
+        }
+        Ok(Self { pool, config, endpoint: None, embedded: None })
+    }
+
+    /// Brings the schema up to date. Servers that do so at the same time take turns.
+    pub async fn migrate(&self) -> Result<(), DatabaseError> {
+        MIGRATIONS.run(&self.pool).await?;
+        // Transaction ids that the statistics remember but Postgres has yet to give out: a dump of another cluster.
+        let restored: bool = sqlx::query_scalar(
+            "select pg_snapshot_xmax(folded) > pg_snapshot_xmax(pg_current_snapshot()) from statistics.state",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        if restored {
+            tracing::warn!("this database was restored from a dump: counting the ledger anew");
+            sqlx::query("select statistics.rebuild()").execute(&self.pool).await?;
+        }
+        Ok(())
+    }
+
+    /// Completes when our own Postgres ends, which it should not do by itself.
+    pub async fn embedded_exit(&self) {
+        match &self.embedded {
+            Some(embedded) => drop(embedded.exited().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Closes the pool and stops our own Postgres.
+    pub async fn close(self) {
+        self.pool.close().await;
+        if let Some(embedded) = self.embedded {
+            embedded.stop().await;
+        }
+    }
+}
+
+impl DatabaseSettings {
+    /// The Postgres that the settings name, if they name one.
+    fn named(&self) -> Result<Option<tokio_postgres::Config>, DatabaseError> {
+        if let Some(url) = self.database_url.as_deref().filter(|url| !url.is_empty()) {
+            return url.parse().map(Some).map_err(DatabaseError::MalformedUrl);
+        }
+        let Some(host) = self.pghost.as_deref().filter(|host| !host.is_empty()) else { return Ok(None) };
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host(host)
+            .port(self.pgport.unwrap_or(5432))
+            .user(self.pguser.as_deref().unwrap_or("newcycle"))
+            .dbname(self.pgdatabase.as_deref().unwrap_or("newcycle"));
+        if let Some(password) = &self.pgpassword {
+            config.password(password);
+        }
+        Ok(Some(config))
+    }
+}
+
+/// The same connection for the pool, which is of another library.
+fn pool_options(config: &tokio_postgres::Config) -> Result<PgConnectOptions, DatabaseError> {
+    let [host] = config.get_hosts() else {
+        return Err(DatabaseError::Unsupported("exactly one host must be given for the database"));
+    };
+    let mut options = PgConnectOptions::new_without_pgpass()
+        .port(config.get_ports().first().copied().unwrap_or(5432))
+        .application_name(config.get_application_name().unwrap_or("newcycle"))
+        // Statements here are small and many: compiling them costs more than it saves.
+        .options([("jit", "off"), ("timezone", "UTC")]);
+    options = match host {
+        Host::Tcp(name) => options.host(name),
+        Host::Unix(directory) => options.socket(directory),
+    };
+    if let Some(user) = config.get_user() {
+        options = options.username(user);
+    }
+    if let Some(password) = config.get_password() {
+        options = options.password(&String::from_utf8_lossy(password));
+    }
+    if let Some(database) = config.get_dbname() {
+        options = options.database(database);
+    }
+    Ok(options)
+}

@@ -1,0 +1,106 @@
+//! The REST interface, the streams, the dashboard and the documentation.
+//!
+//! **Invariant:** handlers write to Postgres and read from it; none tells the hub anything. What a stream shows came
+//! through the database, so one server and ten behave alike.
+
+mod assets;
+mod base_items;
+mod extract;
+mod health;
+mod items;
+mod problem;
+mod records;
+mod rows;
+mod sse;
+mod statistics;
+mod transfers;
+mod users;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{FromRef, Request};
+use axum::http::{HeaderName, Method};
+use axum::response::{IntoResponse, Response};
+use sqlx::PgPool;
+use tower::ServiceBuilder;
+use tower_http::ServiceBuilderExt;
+use tower_http::request_id::MakeRequestUuid;
+use tower_http::trace::{DefaultOnFailure, DefaultOnRequest, DefaultOnResponse, TraceLayer};
+use tracing::Level;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::hub::Hub;
+pub use problem::Problem;
+pub use rows::parse;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What handlers take parts of.
+#[derive(Clone, Debug, FromRef)]
+pub struct App {
+    /// Connections to Postgres.
+    pub pool: PgPool,
+    /// The live series.
+    pub hub: Arc<Hub>,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "newcycle",
+        description = "A ledger of things that change hands, and exact live statistics of it.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    tags(
+        (name = "ledger", description = "Base items, items, users and transfers: inserted and read, never changed"),
+        (name = "statistics", description = "Exact counts by millisecond … year, once and live"),
+        (name = "health", description = "For whoever keeps the server running"),
+    ),
+    components(schemas(records::BulkAnswer, Problem)),
+)]
+struct Description;
+
+/// All routes and their description.
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .merge(base_items::router()) //  POST GET /base-items, GET /base-items/{id}
+        .merge(users::router()) //       POST GET /users, GET /users/{id}, /users/{id}/items
+        .merge(items::router()) //       POST GET /items, GET /items/{id}, …/owner, …/transfers, PUT …/ownership
+        .merge(transfers::router()) //   POST GET /transfers, GET /transfers/{id}
+        .merge(statistics::router()) //  GET /statistics/{metric}/{resolution}, /statistics/stream
+        .merge(health::router()) //      GET /livez, /readyz
+}
+
+/// The OpenAPI document.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+/// Everything that is served.
+pub fn router(app: App) -> Router {
+    let (routes, description) = routes().split_for_parts();
+    let trace = TraceLayer::new_for_http()
+        .make_span_with(|request: &Request| {
+            let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or("");
+            tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
+        })
+        .on_request(DefaultOnRequest::new().level(Level::DEBUG))
+        .on_response(DefaultOnResponse::new().level(Level::DEBUG))
+        .on_failure(DefaultOnFailure::new().level(Level::DEBUG));
+    let layers =
+        ServiceBuilder::new().set_request_id(REQUEST_ID, MakeRequestUuid).layer(trace).propagate_request_id(REQUEST_ID);
+    routes
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", description))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(assets::serve)
+        .layer(layers)
+        .with_state(app)
+}
+
+async fn method_not_allowed(method: Method, request: Request) -> Response {
+    let detail = format!("{} cannot be used with {method}", request.uri().path());
+    Problem::new(problem::Kind::MethodNotAllowed, detail).into_response()
+}

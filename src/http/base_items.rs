@@ -1,0 +1,63 @@
+//! `/base-items`
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use sqlx::PgPool;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::App;
+use super::extract::{Path, Query};
+use super::problem::Problem;
+use super::records::{self, CreateQuery, ListQuery};
+use crate::ledger::{self, BaseItem, NewBaseItem, Page};
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get))
+}
+
+/// Create base items
+///
+/// One from a JSON object, or many from a JSON array or NDJSON.
+#[utoipa::path(
+    post, path = "/base-items", tag = "ledger", params(CreateQuery),
+    request_body(content(
+        (NewBaseItem = "application/json"), (Vec<NewBaseItem> = "application/json"), (String = "application/x-ndjson"),
+    )),
+    responses(
+        (status = 201, description = "Created", body = BaseItem, headers(("Location" = String))),
+        (status = 200, description = "The same row was there; or a bulk request was done (`BulkAnswer`)", body = BaseItem),
+        (status = 409, description = "The id belongs to another row", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A field is wrong", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn create(
+    State(pool): State<PgPool>,
+    Query(query): Query<CreateQuery>,
+    request: Request,
+) -> Result<Response, Problem> {
+    records::create::<BaseItem>(&pool, "/base-items", &query, request).await
+}
+
+/// List base items, newest first
+#[utoipa::path(
+    get, path = "/base-items", tag = "ledger", params(ListQuery),
+    responses((status = 200, description = "A page", body = Page<BaseItem>))
+)]
+async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<BaseItem>>, Problem> {
+    Ok(Json(ledger::list(&pool, query.page()?).await?))
+}
+
+/// Get a base item
+#[utoipa::path(
+    get, path = "/base-items/{id}", tag = "ledger", params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "The base item", body = BaseItem),
+        (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn get(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<BaseItem>, Problem> {
+    Ok(Json(ledger::get(&pool, id).await?))
+}

@@ -1,0 +1,137 @@
+//! What handlers take out of requests, with problems that name the field.
+
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::header;
+use axum::http::request::Parts;
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use super::problem::{Kind, Problem};
+
+/// A single row is far smaller than this. Bulk requests are streams and have no limit but one a line.
+pub(super) const BODY_LIMIT: usize = 1024 * 1024;
+
+/// A JSON body.
+#[derive(Debug)]
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Self::Rejection> {
+        match media_type(&request)? {
+            MediaType::Json => Ok(Self(from_json(&collect(request).await?)?)),
+            MediaType::Ndjson => Err(unsupported("application/json")),
+        }
+    }
+}
+
+/// What a body is said to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MediaType {
+    /// `application/json`.
+    Json,
+    /// `application/x-ndjson`: one JSON object a line.
+    Ndjson,
+}
+
+/// What the body of the request is said to be.
+pub(super) fn media_type(request: &Request) -> Result<MediaType, Problem> {
+    let value = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    match value.split(';').next().unwrap_or("").trim().to_ascii_lowercase().as_str() {
+        "application/json" => Ok(MediaType::Json),
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Ok(MediaType::Ndjson),
+        _ => Err(unsupported("application/json or application/x-ndjson")),
+    }
+}
+
+fn unsupported(expected: &str) -> Problem {
+    Problem::new(Kind::UnsupportedMediaType, format!("Send the body with Content-Type: {expected}"))
+}
+
+/// The whole body, up to [`BODY_LIMIT`].
+pub(super) async fn collect(request: Request) -> Result<Bytes, Problem> {
+    match Limited::new(request.into_body(), BODY_LIMIT).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Problem::new(Kind::TooLarge, format!("A single row may have {BODY_LIMIT} bytes")))
+        }
+        Err(error) => Err(Problem::new(Kind::BrokenRequest, error.to_string())),
+    }
+}
+
+/// Reads JSON: what is no JSON is malformed, and what is JSON but not what was expected has a field that is wrong.
+pub(super) fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let source = error.into_inner();
+        if source.is_data() {
+            let message = without_position(&source.to_string());
+            let field = named_field(&message).map(str::to_owned).unwrap_or(path);
+            if field == "." { Problem::new(Kind::InvalidField, message) } else { Problem::field(field, message) }
+        } else {
+            Problem::new(Kind::MalformedJson, source.to_string())
+        }
+    })?;
+    deserializer.end().map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))?;
+    Ok(value)
+}
+
+/// Serde names a missing or unknown field in its message only.
+fn named_field(message: &str) -> Option<&str> {
+    let rest = ["missing field `", "unknown field `", "duplicate field `"]
+        .iter()
+        .find_map(|prefix| message.strip_prefix(prefix))?;
+    rest.split('`').next()
+}
+
+/// Lines and columns help with malformed JSON, not with a wrong field.
+fn without_position(message: &str) -> String {
+    message.rsplit_once(" at line ").map_or(message, |(text, _)| text).to_owned()
+}
+
+/// The query string.
+#[derive(Debug)]
+pub(super) struct Query<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
+        let query = parts.uri.query().unwrap_or_default();
+        let pairs = serde_html_form::Deserializer::from_bytes(query.as_bytes());
+        serde_path_to_error::deserialize(pairs).map(Self).map_err(|error| {
+            let path = error.path().to_string();
+            let message = error.into_inner().to_string();
+            let field = named_field(&message).map(str::to_owned).unwrap_or(path);
+            Problem::field(field, message)
+        })
+    }
+}
+
+/// The variable parts of the path.
+#[derive(Debug)]
+pub(super) struct Path<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        use axum::extract::path::ErrorKind;
+        use axum::extract::rejection::PathRejection;
+        match axum::extract::Path::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Err(PathRejection::FailedToDeserializePathParams(error)) => Err(match error.into_kind() {
+                ErrorKind::ParseErrorAtKey { key, value, .. } => {
+                    Problem::field(key, format!("{value:?} is not an id (a UUID)"))
+                }
+                ErrorKind::DeserializeError { key, message, .. } => Problem::field(key, message),
+                ErrorKind::Message(message) => Problem::field("id", message),
+                other => Problem::field("id", other.to_string()),
+            }),
+            Err(other) => Err(Problem::new(Kind::NotFound, other.to_string())),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `/items`
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use sqlx::PgPool;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::App;
+use super::extract::{self, Path, Query};
+use super::problem::{Kind, Problem};
+use super::records::{self, CreateQuery, ListQuery};
+use crate::ledger::{self, Item, NewItem, NewTransfer, Owner, Page, Transfer, transfer};
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(get))
+        .routes(routes!(owner))
+        .routes(routes!(history))
+        .routes(routes!(hand_over))
+}
+
+/// Create items
+///
+/// One from a JSON object, or many from a JSON array or NDJSON.
+#[utoipa::path(
+    post, path = "/items", tag = "ledger", params(CreateQuery),
+    request_body(content(
+        (NewItem = "application/json"), (Vec<NewItem> = "application/json"), (String = "application/x-ndjson"),
+    )),
+    responses(
+        (status = 201, description = "Created", body = Item, headers(("Location" = String))),
+        (status = 200, description = "The same row was there; or a bulk request was done (`BulkAnswer`)", body = Item),
+        (status = 409, description = "The id belongs to another row", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A field is wrong", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn create(
+    State(pool): State<PgPool>,
+    Query(query): Query<CreateQuery>,
+    request: Request,
+) -> Result<Response, Problem> {
+    records::create::<Item>(&pool, "/items", &query, request).await
+}
+
+/// List items, newest first
+#[utoipa::path(
+    get, path = "/items", tag = "ledger", params(ListQuery),
+    responses((status = 200, description = "A page", body = Page<Item>))
+)]
+async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<Item>>, Problem> {
+    Ok(Json(ledger::list(&pool, query.page()?).await?))
+}
+
+/// Get an item
+#[utoipa::path(
+    get, path = "/items/{id}", tag = "ledger", params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "The item", body = Item),
+        (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn get(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<Item>, Problem> {
+    Ok(Json(ledger::get(&pool, id).await?))
+}
+
+/// At which moment.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct AtQuery {
+    /// The moment; now, unless said otherwise.
+    at: Option<DateTime<Utc>>,
+}
+
+/// Get the owner of an item, now or at a moment
+#[utoipa::path(
+    get, path = "/items/{id}/owner", tag = "ledger", params(("id" = Uuid, Path), AtQuery),
+    responses(
+        (status = 200, description = "The owner", body = Owner),
+        (status = 404, description = "There is no such item, or nobody owned it yet", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn owner(
+    State(pool): State<PgPool>,
+    Path(id): Path<Uuid>,
+    Query(query): Query<AtQuery>,
+) -> Result<Json<Owner>, Problem> {
+    let owner = transfer::owner(&pool, id, query.at).await?;
+    owner.map(Json).ok_or_else(|| Problem::new(Kind::NotFound, format!("nobody owned item {id} at that moment")))
+}
+
+/// List the transfers of an item, newest first
+#[utoipa::path(
+    get, path = "/items/{id}/transfers", tag = "ledger", params(("id" = Uuid, Path), ListQuery),
+    responses(
+        (status = 200, description = "A page", body = Page<Transfer>),
+        (status = 404, description = "There is no such item", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn history(
+    State(pool): State<PgPool>,
+    Path(id): Path<Uuid>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<Transfer>>, Problem> {
+    Ok(Json(transfer::history(&pool, id, query.page()?).await?))
+}
+
+/// Who is to own an item.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewOwner {
+    /// The new owner.
+    to: Uuid,
+}
+
+/// Hand an item over: the same as a transfer now
+#[utoipa::path(
+    put, path = "/items/{id}/ownership", tag = "ledger", params(("id" = Uuid, Path)), request_body = NewOwner,
+    responses(
+        (status = 204, description = "Done"),
+        (status = 404, description = "There is no such item", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "There is no such user", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn hand_over(
+    State(pool): State<PgPool>,
+    Path(id): Path<Uuid>,
+    extract::Json(new): extract::Json<NewOwner>,
+) -> Result<StatusCode, Problem> {
+    ledger::get::<Item>(&pool, id).await?;
+    let transfer = NewTransfer { id: None, item_id: id, owner_id: new.to, timestamp: None };
+    match ledger::create::<Transfer>(&pool, transfer).await {
+        Ok(_) => Ok(StatusCode::NO_CONTENT),
+        Err(ledger::LedgerError::Invalid { field: "owner_id", reason }) => Err(Problem::field("to", reason)),
+        Err(error) => Err(error.into()),
+    }
+}

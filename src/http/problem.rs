@@ -1,0 +1,184 @@
+//! Errors as clients get them: problem details (RFC 9457) that name the field or the line.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::hub::TooManySeries;
+use crate::ledger::LedgerError;
+use crate::ledger::bulk::{Rejection, Report};
+
+/// What went wrong, as `application/problem+json`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// Identifies the kind of problem.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:newcycle:problem:invalid-field")]
+    pub kind: String,
+    /// The kind of problem in words.
+    pub title: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// What went wrong this time.
+    pub detail: String,
+    /// Every field that is wrong, with its line where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+}
+
+/// What is wrong with a field.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct FieldError {
+    /// The line of a bulk request, counted from 1; in a JSON array, the position of the element.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// The field, a query parameter or part of the path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+/// The kinds of problems: the end of their `type`, and their title.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// 400.
+    MalformedJson,
+    /// 404.
+    NotFound,
+    /// 405.
+    MethodNotAllowed,
+    /// 409.
+    Conflict,
+    /// 413.
+    TooLarge,
+    /// 415.
+    UnsupportedMediaType,
+    /// 422.
+    InvalidField,
+    /// 400.
+    BrokenRequest,
+    /// 500.
+    Internal,
+    /// 503.
+    Unavailable,
+}
+
+impl Kind {
+    fn describe(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON"),
+            Self::BrokenRequest => (StatusCode::BAD_REQUEST, "broken-request", "The request broke off"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such thing"),
+            Self::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This cannot be done with that method")
+            }
+            Self::Conflict => (StatusCode::CONFLICT, "conflict", "The id belongs to another row"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large"),
+            Self::UnsupportedMediaType => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "The body has a content type that is not understood here",
+            ),
+            Self::InvalidField => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", "A field has a value that cannot be")
+            }
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on the server"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The server cannot answer this now"),
+        }
+    }
+}
+
+impl Problem {
+    /// A problem of that kind.
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        let (status, name, title) = kind.describe();
+        Self {
+            kind: format!("urn:newcycle:problem:{name}"),
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// A field that is wrong.
+    pub fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        let (field, detail) = (field.into(), detail.into());
+        let mut problem = Self::new(Kind::InvalidField, format!("{field}: {detail}"));
+        problem.errors.push(FieldError { line: None, field: Some(field), detail });
+        problem
+    }
+
+    /// Rows of a bulk request that were not taken, and with them none.
+    pub fn rejected(report: Report) -> Self {
+        let kind = if report.conflicts == report.rejected { Kind::Conflict } else { Kind::InvalidField };
+        let rows = if report.rejected == 1 { "1 row is".to_owned() } else { format!("{} rows are", report.rejected) };
+        let mut problem = Self::new(kind, format!("{rows} wrong, so nothing was inserted"));
+        problem.errors = report.rejections.into_iter().map(FieldError::from).collect();
+        problem
+    }
+}
+
+impl From<Rejection> for FieldError {
+    fn from(rejection: Rejection) -> Self {
+        Self { line: Some(rejection.line), field: rejection.field, detail: rejection.detail }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// The one place where errors of the ledger become answers, and where those that are ours are written down.
+impl From<LedgerError> for Problem {
+    fn from(error: LedgerError) -> Self {
+        match &error {
+            LedgerError::NotFound { .. } => Self::new(Kind::NotFound, error.to_string()),
+            LedgerError::Conflict { .. } => Self::new(Kind::Conflict, error.to_string()),
+            LedgerError::Invalid { field, reason } => Self::field(*field, reason.clone()),
+            LedgerError::Database(source) => Self::database(source),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        Self::database(&error)
+    }
+}
+
+impl From<TooManySeries> for Problem {
+    fn from(error: TooManySeries) -> Self {
+        Self::new(Kind::Unavailable, error.to_string())
+    }
+}
+
+impl Problem {
+    fn database(error: &sqlx::Error) -> Self {
+        let unreachable = matches!(
+            error,
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed
+        ) || error.as_database_error().and_then(|error| error.code()).is_some_and(|code| {
+            // Connection exceptions, out of resources, and shutdown (PostgreSQL manual, "Error Codes").
+            ["08", "53", "57"].iter().any(|class| code.starts_with(class))
+        });
+        tracing::error!(error = error as &dyn std::error::Error, "the database failed");
+        if unreachable {
+            Self::new(Kind::Unavailable, "The database cannot be reached; nothing was written")
+        } else {
+            Self::new(Kind::Internal, "The server's log has the details, under the request id of this answer")
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Creating, getting and listing rows of the ledger: the same for every kind.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use utoipa::{IntoParams, ToSchema};
+
+use super::extract::{MediaType, collect, from_json, media_type};
+use super::problem::{FieldError, Problem};
+use super::rows::rows;
+use crate::ledger::{self, LedgerError, Outcome, PageRequest, PageToken, Record, bulk};
+
+const DEFAULT_PAGE_SIZE: i64 = 100;
+const LARGEST_PAGE_SIZE: i64 = 1000;
+
+/// Which page of a list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    /// At most so many rows, 1 to 1000.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    pub(super) page_size: Option<i64>,
+    /// The `next_page_token` of the page before.
+    pub(super) page_token: Option<String>,
+}
+
+impl ListQuery {
+    /// The page that is meant.
+    pub(super) fn page(&self) -> Result<PageRequest, Problem> {
+        page(self.page_size, self.page_token.as_deref())
+    }
+}
+
+/// Which page of a list, at which moment.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListAtQuery {
+    /// The moment; now, unless said otherwise.
+    pub(super) at: Option<DateTime<Utc>>,
+    /// At most so many rows, 1 to 1000.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    pub(super) page_size: Option<i64>,
+    /// The `next_page_token` of the page before.
+    pub(super) page_token: Option<String>,
+}
+
+impl ListAtQuery {
+    /// The page that is meant.
+    pub(super) fn page(&self) -> Result<PageRequest, Problem> {
+        page(self.page_size, self.page_token.as_deref())
+    }
+}
+
+fn page(size: Option<i64>, token: Option<&str>) -> Result<PageRequest, Problem> {
+    let size = size.unwrap_or(DEFAULT_PAGE_SIZE);
+    if !(1..=LARGEST_PAGE_SIZE).contains(&size) {
+        return Err(Problem::field("page_size", format!("must be between 1 and {LARGEST_PAGE_SIZE}")));
+    }
+    let after = token
+        .map(str::parse::<PageToken>)
+        .transpose()
+        .map_err(|error| Problem::field("page_token", error.to_string()))?;
+    Ok(PageRequest { size, after })
+}
+
+/// How a bulk request is done.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateQuery {
+    /// Bulk only: insert the good rows and report the others, instead of all or nothing.
+    #[serde(default)]
+    pub(super) skip_rejected: bool,
+}
+
+/// What became of a bulk request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct BulkAnswer {
+    /// How many rows are new.
+    pub(super) inserted: u64,
+    /// How many were there before.
+    pub(super) unchanged: u64,
+    /// With `skip_rejected`: how many were not inserted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rejected: Option<u64>,
+    /// With `skip_rejected`: the first hundred of those, by line.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) errors: Vec<FieldError>,
+}
+
+/// Creates one row from a JSON object, or many from an array or from NDJSON.
+pub(super) async fn create<R: Record>(
+    pool: &PgPool,
+    path: &str,
+    query: &CreateQuery,
+    request: Request,
+) -> Result<Response, Problem> {
+    let media_type = media_type(&request)?;
+    if media_type == MediaType::Json {
+        let (is_array, request) = peek(request).await?;
+        if !is_array {
+            return create_one::<R>(pool, path, request).await;
+        }
+        return create_many::<R>(pool, query, media_type, request).await;
+    }
+    create_many::<R>(pool, query, media_type, request).await
+}
+
+async fn create_one<R: Record>(pool: &PgPool, path: &str, request: Request) -> Result<Response, Problem> {
+    let new = from_json::<R::New>(&collect(request).await?)?;
+    Ok(match ledger::create::<R>(pool, new).await? {
+        Outcome::Created(row) => {
+            let location = HeaderValue::from_str(&format!("{path}/{}", row.id()));
+            let mut response = (StatusCode::CREATED, Json(row)).into_response();
+            if let Ok(location) = location {
+                response.headers_mut().insert(header::LOCATION, location);
+            }
+            response
+        }
+        Outcome::Unchanged(row) => Json(row).into_response(),
+    })
+}
+
+async fn create_many<R: Record>(
+    pool: &PgPool,
+    query: &CreateQuery,
+    media_type: MediaType,
+    request: Request,
+) -> Result<Response, Problem> {
+    let mut transaction = pool.begin().await?;
+    let report = bulk::load::<R, Problem>(&mut transaction, rows(request.into_body(), media_type), |_| {}).await;
+    let report = match report {
+        Ok(report) => report,
+        Err(bulk::LoadError::Input(problem)) => return Err(problem),
+        Err(bulk::LoadError::Ledger(error)) => return Err(error.into()),
+    };
+    if report.rejected > 0 && !query.skip_rejected {
+        transaction.rollback().await?;
+        return Err(Problem::rejected(report));
+    }
+    transaction.commit().await.map_err(LedgerError::from)?;
+    let answer = BulkAnswer {
+        inserted: report.inserted,
+        unchanged: report.unchanged,
+        rejected: query.skip_rejected.then_some(report.rejected),
+        errors: report.rejections.into_iter().map(FieldError::from).collect(),
+    };
+    Ok(Json(answer).into_response())
+}
+
+/// Whether the body begins like an array, and the request as it was.
+async fn peek(request: Request) -> Result<(bool, Request), Problem> {
+    let (parts, body) = request.into_parts();
+    let mut stream = body.into_data_stream();
+    let mut seen = Vec::new();
+    let is_array = loop {
+        match stream.next().await {
+            None => break false,
+            Some(Err(error)) => {
+                return Err(Problem::new(super::problem::Kind::BrokenRequest, error.to_string()));
+            }
+            Some(Ok(bytes)) => {
+                let first = bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace());
+                seen.push(Ok(bytes));
+                if let Some(first) = first {
+                    break first == b'[';
+                }
+            }
+        }
+    };
+    let body = Body::from_stream(futures_util::stream::iter(seen).chain(stream));
+    Ok((is_array, Request::from_parts(parts, body)))
+}

@@ -1,0 +1,240 @@
+//! `/statistics`: counts once, and live.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::App;
+use super::extract::{Path, Query};
+use super::problem::Problem;
+use super::sse;
+use crate::hub::frame::{bucket_time, fill_gaps};
+use crate::hub::{Format, Hub, PUBLICATION_INTERVAL, Topic};
+use crate::ledger::{self, BaseItem};
+use crate::statistics::{self, Calendar, Extent, Metric, Resolution, SeriesKey, UnixMillis};
+
+const DEFAULT_LIMIT: u32 = 1000;
+const DEFAULT_WINDOW: u32 = 60;
+/// The most buckets in one answer or window.
+const MOST_BUCKETS: u32 = 10_000;
+/// A stream may ask for this much time between messages at most: longer would look like a dead one.
+const LONGEST_INTERVAL_MILLIS: u64 = 60_000;
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(stream)).routes(routes!(counts))
+}
+
+/// A bucket and how many events it has.
+#[derive(Debug, Serialize, ToSchema)]
+struct Count {
+    /// The start of the bucket, in UTC.
+    #[schema(format = DateTime, example = "2026-11-21T10:01:00Z")]
+    time: String,
+    /// How many events.
+    count: i64,
+}
+
+/// Which buckets.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct CountsQuery {
+    /// From the bucket that contains this moment on.
+    from: Option<DateTime<Utc>>,
+    /// Up to this moment; a bucket that contains it is whole.
+    to: Option<DateTime<Utc>>,
+    /// IANA name of the time zone by whose clocks hours, days and longer buckets go.
+    #[param(default = "UTC", example = "Europe/Berlin")]
+    timezone: Option<String>,
+    /// Only events of this base item; not for `user-creation`.
+    base_item_id: Option<Uuid>,
+    /// At most so many buckets, the newest, 1 to 10000.
+    #[param(minimum = 1, maximum = 10_000, default = 1000)]
+    limit: Option<u32>,
+    /// `zero` includes empty buckets.
+    #[param(example = "zero")]
+    fill: Option<Fill>,
+}
+
+/// What to do about empty buckets.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Fill {
+    /// Include them.
+    Zero,
+}
+
+/// Count events, once or live
+///
+/// Non-empty buckets, newest first. With `Accept: text/event-stream` the same array comes at once and again after every
+/// change, as an unnamed message: `new EventSource(url).onmessage`.
+#[utoipa::path(
+    get, path = "/statistics/{metric}/{resolution}", tag = "statistics",
+    params(
+        ("metric" = String, Path, description = "`item-creation`, `transfers` or `user-creation`"),
+        ("resolution" = String, Path, description = "`millisecond`, `second`, `minute`, `hour`, `day`, `week`, `month`, `quarter` or `year`"),
+        CountsQuery,
+    ),
+    responses(
+        (status = 200, description = "The counts", content((Vec<Count> = "application/json"), (String = "text/event-stream"))),
+        (status = 422, description = "A parameter is wrong", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn counts(
+    State(pool): State<PgPool>,
+    State(hub): State<Arc<Hub>>,
+    Path((metric, resolution)): Path<(String, String)>,
+    Query(query): Query<CountsQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let metric = parse_metric(&metric, "metric")?;
+    let calendar = parse_calendar(&resolution, query.timezone.as_deref())?;
+    check_base_item(&pool, &[metric], query.base_item_id).await?;
+    let limit = within("limit", query.limit.unwrap_or(DEFAULT_LIMIT), 1, MOST_BUCKETS)?;
+    let from = query.from.map(|from| calendar.start_of(from.timestamp_millis()));
+    let to = query.to.map(|to| end_covering(calendar, to));
+    if from.zip(to).is_some_and(|(from, to)| from >= to) {
+        return Err(Problem::field("to", "must be later than from"));
+    }
+    let extent = Extent::Latest { from, to, limit };
+    let key = SeriesKey { metric, calendar, base_item: query.base_item_id, extent };
+    if wants_events(&headers) {
+        let topic = Topic::new(vec![key], Format::Array { fill: query.fill.is_some() });
+        return sse::stream(&hub, pool, topic, &headers, PUBLICATION_INTERVAL);
+    }
+    let mut connection = pool.acquire().await?;
+    let now = hub.now();
+    let mut counts = statistics::query::counts(&mut connection, &key, now).await?;
+    if query.fill.is_some() {
+        counts = fill_gaps(&key, now, &counts);
+    }
+    let count = |(time, count)| Count { time: bucket_time(&calendar, time), count };
+    Ok(Json(counts.into_iter().map(count).collect::<Vec<_>>()).into_response())
+}
+
+/// Which series a stream shows.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct StreamQuery {
+    /// Comma-separated: `item-creation`, `transfers`, `user-creation`; all, unless said otherwise.
+    #[param(example = "item-creation,transfers")]
+    metrics: Option<String>,
+    /// `millisecond`, `second`, `minute`, `hour`, `day`, `week`, `month`, `quarter` or `year`.
+    #[param(default = "minute")]
+    resolution: Option<String>,
+    /// IANA name of the time zone by whose clocks hours, days and longer buckets go.
+    #[param(default = "UTC", example = "Europe/Berlin")]
+    timezone: Option<String>,
+    /// Only events of this base item; not for `user-creation`.
+    base_item_id: Option<Uuid>,
+    /// How many buckets, up to that of the present moment, 1 to 10000.
+    #[param(minimum = 1, maximum = 10_000, default = 60)]
+    window: Option<u32>,
+    /// The least milliseconds between two messages with changes, 50 to 60000. What happens within is merged.
+    #[param(minimum = 50, maximum = 60_000, default = 50)]
+    interval: Option<u64>,
+}
+
+/// Watch several metrics over one connection
+///
+/// Server-sent events, each with an id from which another connection, to any server, resumes (`Last-Event-ID`):
+///
+/// - `snapshot` `{metric, resolution, timezone, as_of, buckets: [{time, count}, …]}`: all non-empty buckets, newest first
+/// - `update` `{metric, buckets: [{time, count}, …]}`: the new counts (not differences) of the buckets that changed
+/// - `heartbeat` `{time, lag_ms}`: every five seconds; the database's clock, and how long a notification takes
+/// - `status` `{status}`: `live`, or `stale` while the database cannot be heard
+#[utoipa::path(
+    get, path = "/statistics/stream", tag = "statistics",
+    params(StreamQuery, ("Last-Event-ID" = Option<String>, Header, description = "Resume after this message")),
+    responses(
+        (status = 200, description = "Events, until either side ends it", body = String, content_type = "text/event-stream"),
+        (status = 422, description = "A parameter is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many different series are being watched", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn stream(
+    State(pool): State<PgPool>,
+    State(hub): State<Arc<Hub>>,
+    Query(query): Query<StreamQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let mut metrics = Vec::new();
+    match &query.metrics {
+        None => metrics.extend(Metric::ALL),
+        Some(names) => {
+            for name in names.split(',') {
+                let metric = parse_metric(name.trim(), "metrics")?;
+                if metrics.contains(&metric) {
+                    return Err(Problem::field("metrics", format!("names {metric} twice")));
+                }
+                metrics.push(metric);
+            }
+        }
+    }
+    let calendar = parse_calendar(query.resolution.as_deref().unwrap_or("minute"), query.timezone.as_deref())?;
+    check_base_item(&pool, &metrics, query.base_item_id).await?;
+    let window = within("window", query.window.unwrap_or(DEFAULT_WINDOW), 1, MOST_BUCKETS)?;
+    let shortest = u64::try_from(PUBLICATION_INTERVAL.as_millis()).unwrap_or(0);
+    let interval = within("interval", query.interval.unwrap_or(shortest), shortest, LONGEST_INTERVAL_MILLIS)?;
+    let series = metrics
+        .into_iter()
+        .map(|metric| SeriesKey { metric, calendar, base_item: query.base_item_id, extent: Extent::Window(window) })
+        .collect();
+    sse::stream(&hub, pool, Topic::new(series, Format::Events), &headers, Duration::from_millis(interval))
+}
+
+fn parse_metric(name: &str, field: &str) -> Result<Metric, Problem> {
+    name.parse().map_err(|error: statistics::UnknownMetric| Problem::field(field, error.to_string()))
+}
+
+fn parse_calendar(resolution: &str, zone: Option<&str>) -> Result<Calendar, Problem> {
+    let resolution: Resolution = resolution
+        .parse()
+        .map_err(|error: statistics::resolution::UnknownResolution| Problem::field("resolution", error.to_string()))?;
+    let zone = statistics::parse_time_zone(zone.unwrap_or("UTC"))
+        .map_err(|error| Problem::field("timezone", error.to_string()))?;
+    Ok(Calendar { resolution, zone })
+}
+
+async fn check_base_item(pool: &PgPool, metrics: &[Metric], base_item: Option<Uuid>) -> Result<(), Problem> {
+    let Some(id) = base_item else { return Ok(()) };
+    if let Some(metric) = metrics.iter().find(|metric| !metric.knows_base_items()) {
+        return Err(Problem::field("base_item_id", format!("{metric} cannot be counted by base item")));
+    }
+    match ledger::get::<BaseItem>(pool, id).await {
+        Err(ledger::LedgerError::NotFound { .. }) => {
+            Err(Problem::field("base_item_id", "there is no base item with this id"))
+        }
+        other => other.map(drop).map_err(Problem::from),
+    }
+}
+
+fn within<N: PartialOrd + std::fmt::Display>(field: &str, value: N, least: N, most: N) -> Result<N, Problem> {
+    if value < least || value > most {
+        return Err(Problem::field(field, format!("must be between {least} and {most}")));
+    }
+    Ok(value)
+}
+
+/// The end of the last bucket that has moments before this one.
+fn end_covering(calendar: Calendar, moment: DateTime<Utc>) -> UnixMillis {
+    let millis = moment.timestamp_millis() + i64::from(moment.timestamp_subsec_micros() % 1000 != 0);
+    calendar.end_of(calendar.start_of(millis - 1))
+}
+
+fn wants_events(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    accept.split(',').any(|range| range.split(';').next().unwrap_or("").trim() == "text/event-stream")
+}

@@ -1,0 +1,79 @@
+//! `/users`
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use sqlx::PgPool;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::App;
+use super::extract::{Path, Query};
+use super::problem::Problem;
+use super::records::{self, CreateQuery, ListAtQuery, ListQuery};
+use crate::ledger::{self, Item, NewUser, Page, User, user};
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get)).routes(routes!(holdings))
+}
+
+/// Create users
+///
+/// One from a JSON object, or many from a JSON array or NDJSON.
+#[utoipa::path(
+    post, path = "/users", tag = "ledger", params(CreateQuery),
+    request_body(content(
+        (NewUser = "application/json"), (Vec<NewUser> = "application/json"), (String = "application/x-ndjson"),
+    )),
+    responses(
+        (status = 201, description = "Created", body = User, headers(("Location" = String))),
+        (status = 200, description = "The same row was there; or a bulk request was done (`BulkAnswer`)", body = User),
+        (status = 409, description = "The id belongs to another row", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A field is wrong", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn create(
+    State(pool): State<PgPool>,
+    Query(query): Query<CreateQuery>,
+    request: Request,
+) -> Result<Response, Problem> {
+    records::create::<User>(&pool, "/users", &query, request).await
+}
+
+/// List users, newest first
+#[utoipa::path(
+    get, path = "/users", tag = "ledger", params(ListQuery),
+    responses((status = 200, description = "A page", body = Page<User>))
+)]
+async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<User>>, Problem> {
+    Ok(Json(ledger::list(&pool, query.page()?).await?))
+}
+
+/// Get a user
+#[utoipa::path(
+    get, path = "/users/{id}", tag = "ledger", params(("id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "The user", body = User),
+        (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn get(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<User>, Problem> {
+    Ok(Json(ledger::get(&pool, id).await?))
+}
+
+/// List what a user owns, or owned at a moment
+#[utoipa::path(
+    get, path = "/users/{id}/items", tag = "ledger", params(("id" = Uuid, Path), ListAtQuery),
+    responses(
+        (status = 200, description = "A page of items, newest first", body = Page<Item>),
+        (status = 404, description = "There is no such user", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn holdings(
+    State(pool): State<PgPool>,
+    Path(id): Path<Uuid>,
+    Query(query): Query<ListAtQuery>,
+) -> Result<Json<Page<Item>>, Problem> {
+    Ok(Json(user::holdings(&pool, id, query.at, query.page()?).await?))
+}

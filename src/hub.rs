@@ -1,0 +1,490 @@
+//! Live series in memory, and everyone who watches them.
+//!
+//! The hub is told what happened (it asks nobody), keeps the exact counts of every series that somebody watches, and
+//! hands out their newest *values*. Values are idempotent: whoever missed some is brought up to date by the newest.
+//!
+//! **Invariant:** the hub knows neither SQL nor HTTP. Where the changes come from is not its business.
+//!
+//! **Invariant:** every committed event is counted exactly once in every series. Three checks see to it:
+//!
+//! 1. a delta that was heard before, or that belongs to a transaction below the hub's own [`Position`], is dropped;
+//! 2. a series that is being read keeps what it hears until the reading is there;
+//! 3. a series counts only deltas of transactions that its reading's snapshot does not see.
+
+pub mod frame;
+mod series;
+mod subscription;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chrono::Utc;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::statistics::query::{Changes, Reading};
+use crate::statistics::{Delta, Position, SeriesKey, UnixMillis};
+use series::Series;
+pub use subscription::{Step, Subscription};
+
+/// The least time between two publications. The first change after a quiet moment goes out at once; what happens within
+/// the interval is merged. Longer saves work, shorter saves latency; nobody sees a number change 20 times a second.
+pub const PUBLICATION_INTERVAL: Duration = Duration::from_millis(50);
+/// How often every stream hears the server's clock. Readers call a stream stale when two of these stay out.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// How often windows move on and forgotten series are dropped.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// A series that nobody watches stays this long, for readers who reload the page.
+const LINGER: Duration = Duration::from_secs(30);
+/// So many different series are kept at most; a further one is refused. One takes some 100 bytes a non-empty bucket.
+const MOST_SERIES: usize = 10_000;
+/// A clock that goes back further than this makes windows reach back to buckets that were forgotten: read them again.
+const CLOCK_STEP_MILLIS: i64 = 5_000;
+
+/// Whether the database can be heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Every committed event arrives.
+    Live,
+    /// It cannot be heard: the counts are those of an earlier moment.
+    Stale,
+}
+
+/// What a stream shows. Streams of the same topic get the same bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Topic {
+    /// The series, in the order of their messages.
+    pub series: Vec<SeriesKey>,
+    /// How they are told.
+    pub format: Format,
+    /// Tells topics apart in the ids of messages.
+    fingerprint: u64,
+}
+
+/// How a stream tells its series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Named events: `snapshot`, `update`, `heartbeat`, `status`.
+    Events,
+    /// After every change one unnamed message, an array with all buckets; with the empty ones if so asked.
+    Array {
+        /// Whether empty buckets are included.
+        fill: bool,
+    },
+}
+
+/// There are as many live series as the hub keeps.
+#[derive(Debug, thiserror::Error)]
+#[error("{MOST_SERIES} different series are being watched, which is the limit")]
+pub struct TooManySeries;
+
+/// A shared handle. All of its state is behind one mutex: everything done under it is short and never waits, and a
+/// publication has to change all series at one moment, so that a single position describes them all.
+#[derive(Debug)]
+pub struct Hub {
+    state: Mutex<State>,
+    /// Something is waiting to be published.
+    pending: Notify,
+    /// A series is waiting to be read.
+    wanted: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    status: Status,
+    closing: bool,
+    /// Up to where every series has counted; unknown before the first word of the database.
+    position: Option<Position>,
+    /// The transactions of the deltas in `position.heard`.
+    heard: Vec<(u64, i64)>,
+    /// A later position, reached as soon as these series have been read again.
+    next_position: Option<(Position, HashSet<SeriesKey>)>,
+    series: HashMap<SeriesKey, Series>,
+    /// Series to be read, in the order of asking.
+    wanted: Vec<SeriesKey>,
+    topics: HashMap<Arc<Topic>, TopicState>,
+    /// Counts publications.
+    version: u64,
+    /// The position as of the last publication, as text.
+    published_position: String,
+    published_at: Option<Instant>,
+    dirty: bool,
+    clock: Option<(UnixMillis, Instant)>,
+    heartbeats: u64,
+    lag: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct TopicState {
+    /// Rung when there is something to send.
+    bell: watch::Sender<()>,
+    left_at: Option<Instant>,
+    /// The bytes from one version to another: what all subscribers that keep up need.
+    encoded: Option<((u64, u64), Bytes)>,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State {
+                status: Status::Stale,
+                closing: false,
+                position: None,
+                heard: Vec::new(),
+                next_position: None,
+                series: HashMap::new(),
+                wanted: Vec::new(),
+                topics: HashMap::new(),
+                version: 0,
+                published_position: String::new(),
+                published_at: None,
+                dirty: false,
+                clock: None,
+                heartbeats: 0,
+                lag: None,
+            }),
+            pending: Notify::new(),
+            wanted: Notify::new(),
+        }
+    }
+}
+
+/// For those who watch.
+impl Hub {
+    /// Starts to watch a topic. With the position of an earlier stream only what changed since is sent.
+    pub fn subscribe(
+        self: &Arc<Self>,
+        topic: Topic,
+        resume: Option<Position>,
+        interval: Duration,
+    ) -> Result<Subscription, TooManySeries> {
+        let mut state = self.lock();
+        let new: HashSet<_> = topic.series.iter().filter(|key| !state.series.contains_key(*key)).cloned().collect();
+        if state.series.len() + new.len() > MOST_SERIES {
+            return Err(TooManySeries);
+        }
+        for key in new {
+            state.series.insert(key.clone(), Series::new(key.clone()));
+            state.wanted.push(key);
+            self.wanted.notify_one();
+        }
+        let topic = match state.topics.get_key_value(&topic) {
+            Some((topic, _)) => Arc::clone(topic),
+            None => Arc::new(topic),
+        };
+        let topic_state = state.topics.entry(Arc::clone(&topic)).or_insert_with(|| TopicState {
+            bell: watch::Sender::new(()),
+            left_at: None,
+            encoded: None,
+        });
+        topic_state.left_at = None;
+        let bell = topic_state.bell.subscribe();
+        let heartbeats = state.heartbeats;
+        drop(state);
+        Ok(Subscription::new(Arc::clone(self), topic, bell, resume, interval, heartbeats))
+    }
+
+    /// Whether the database can be heard.
+    pub fn status(&self) -> Status {
+        self.lock().status
+    }
+
+    /// The time by the database's clock, as far as it is known: windows and events then agree on what is now.
+    pub fn now(&self) -> UnixMillis {
+        self.lock().now()
+    }
+
+    /// How many series and topics are live, and how many streams watch them.
+    pub fn sizes(&self) -> (usize, usize, usize) {
+        let state = self.lock();
+        let streams = state.topics.values().map(|topic| topic.bell.receiver_count()).sum();
+        (state.series.len(), state.topics.len(), streams)
+    }
+}
+
+/// For whoever brings the news: the listener, and only it.
+impl Hub {
+    /// Hears deltas, in any order, as often as they come.
+    pub fn hear(&self, deltas: &[Delta]) {
+        let mut state = self.lock();
+        for delta in deltas {
+            state.accept(delta);
+        }
+        self.publish_soon(state);
+    }
+
+    /// Up to where every series has counted: what came after it is to be looked up and told with [`Hub::catch_up`].
+    /// Nothing while series are being read for that purpose; and nothing before the first position is known.
+    pub fn position(&self) -> Option<Position> {
+        let state = self.lock();
+        if state.next_position.is_some() { None } else { state.position.clone() }
+    }
+
+    /// Whether a catch-up waits for series to be read again.
+    pub fn is_catching_up(&self) -> bool {
+        self.lock().next_position.is_some()
+    }
+
+    /// Takes in everything that changed after [`Hub::position`], or that this is more than can be told.
+    pub fn catch_up(&self, changes: Changes) {
+        let mut state = self.lock();
+        let before = state.now();
+        state.clock = Some((changes.now, Instant::now()));
+        let clock_went_back = changes.now < before - CLOCK_STEP_MILLIS;
+        let same_epoch = state.position.as_ref().is_some_and(|position| position.epoch == changes.epoch);
+        let next = Position { epoch: changes.epoch, snapshot: changes.snapshot, heard: Default::default() };
+        match changes.deltas {
+            Some(deltas) if same_epoch && !clock_went_back => {
+                for delta in &deltas {
+                    state.accept(delta);
+                }
+                state.move_to(next);
+            }
+            _ => {
+                let joined: HashSet<_> =
+                    state.series.values().filter(|series| series.is_joined()).map(|s| s.key().clone()).collect();
+                for key in &joined {
+                    state.want(key);
+                }
+                if joined.is_empty() {
+                    state.move_to(next);
+                } else {
+                    state.next_position = Some((next, joined));
+                }
+            }
+        }
+        state.refresh_published_position();
+        self.wanted.notify_one();
+        self.publish_soon(state);
+    }
+
+    /// Waits until a series is to be read.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// The series to be read now. From here on each keeps what it hears until [`Hub::join`] or [`Hub::join_failed`].
+    pub fn take_wanted(&self) -> Vec<SeriesKey> {
+        let mut state = self.lock();
+        if state.position.is_none() {
+            return Vec::new();
+        }
+        let wanted = std::mem::take(&mut state.wanted);
+        let mut taken = Vec::new();
+        for key in wanted {
+            if let Some(series) = state.series.get_mut(&key)
+                && !series.is_being_read()
+            {
+                series.begin_reading();
+                taken.push(key);
+            }
+        }
+        taken
+    }
+
+    /// A reading that was begun after [`Hub::take_wanted`] returned its key.
+    pub fn join(&self, key: &SeriesKey, reading: Reading) {
+        let mut state = self.lock();
+        let epochs = [state.position.as_ref(), state.next_position.as_ref().map(|(next, _)| next)];
+        let known_epoch = epochs.into_iter().flatten().any(|position| position.epoch == reading.epoch);
+        let now = state.now();
+        let Some(series) = state.series.get_mut(key) else { return };
+        if !known_epoch {
+            // The statistics were rebuilt a moment ago. Once the hub has heard of that, everything is read again.
+            series.abandon_reading();
+            state.want(key);
+            return;
+        }
+        let first = !series.is_joined();
+        series.join(reading);
+        series.trim(now);
+        if first {
+            // Nobody has seen anything of it yet: what was read can be shown under the present version.
+            let version = state.version;
+            if let Some(series) = state.series.get_mut(key) {
+                series.publish(version);
+            }
+            state.refresh_published_position();
+            state.ring(|topic| topic.series.contains(key));
+        }
+        if let Some((_, remaining)) = &mut state.next_position {
+            remaining.remove(key);
+        }
+        state.finish_catch_up();
+        state.dirty |= !first;
+        self.publish_soon(state);
+    }
+
+    /// The reading failed; the series is to be read again.
+    pub fn join_failed(&self, key: &SeriesKey) {
+        let mut state = self.lock();
+        if let Some(series) = state.series.get_mut(key) {
+            series.abandon_reading();
+        }
+        state.want(key);
+    }
+
+    /// Tells everyone whether the database can be heard.
+    pub fn set_status(&self, status: Status) {
+        let mut state = self.lock();
+        if state.status != status {
+            state.status = status;
+            state.ring(|_| true);
+        }
+    }
+
+    /// How long a notification took to come back.
+    pub fn set_lag(&self, lag: Duration) {
+        self.lock().lag = Some(lag);
+    }
+}
+
+/// For the one task that keeps the time.
+impl Hub {
+    /// Publishes what is pending, beats, and tidies up, until the end; then ends all streams.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
+        let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = self.pending.notified() => {
+                    let rest = self.lock().until_next_publication();
+                    tokio::time::sleep(rest).await;
+                    self.lock().publish();
+                }
+                _ = heartbeat.tick() => {
+                    let mut state = self.lock();
+                    state.heartbeats += 1;
+                    state.refresh_published_position();
+                    state.ring(|_| true);
+                }
+                _ = upkeep.tick() => self.lock().tidy_up(),
+            }
+        }
+        let mut state = self.lock();
+        state.closing = true;
+        state.ring(|_| true);
+    }
+
+    /// Publishes now if the last time is long enough ago, else leaves it to the task.
+    fn publish_soon(&self, mut state: MutexGuard<'_, State>) {
+        if !state.dirty {
+            return;
+        }
+        if state.until_next_publication().is_zero() {
+            state.publish();
+        } else {
+            self.pending.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that runs under the lock can leave a half-done change behind when it panics that reading again
+        // would not put right; going on is better than taking everyone down.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn now(&self) -> UnixMillis {
+        match self.clock {
+            Some((told, at)) => told + i64::try_from(at.elapsed().as_millis()).unwrap_or(0),
+            None => Utc::now().timestamp_millis(),
+        }
+    }
+
+    /// Counts a delta in every series that covers it, unless it was counted before.
+    fn accept(&mut self, delta: &Delta) {
+        let Some(position) = &mut self.position else { return };
+        if position.snapshot.sees(delta.xid) || !position.heard.insert(delta.id) {
+            return;
+        }
+        self.heard.push((delta.xid, delta.id));
+        for series in self.series.values_mut().filter(|series| series.key().covers(delta)) {
+            series.hear(delta);
+            self.dirty |= series.is_dirty();
+        }
+    }
+
+    /// All series have counted up to here, and what was heard beyond.
+    fn move_to(&mut self, mut position: Position) {
+        self.heard.retain(|&(xid, _)| !position.snapshot.sees(xid));
+        for &(_, id) in &self.heard {
+            position.heard.insert(id);
+        }
+        self.position = Some(position);
+    }
+
+    fn want(&mut self, key: &SeriesKey) {
+        if !self.wanted.contains(key) {
+            self.wanted.push(key.clone());
+        }
+    }
+
+    fn finish_catch_up(&mut self) {
+        if let Some((next, _)) = self.next_position.take_if(|(_, remaining)| remaining.is_empty()) {
+            self.move_to(next);
+        }
+    }
+
+    fn until_next_publication(&self) -> Duration {
+        self.published_at.map_or(Duration::ZERO, |at| PUBLICATION_INTERVAL.saturating_sub(at.elapsed()))
+    }
+
+    /// Makes everything heard visible, in all series at once, and says so to everyone whom it concerns.
+    fn publish(&mut self) {
+        if !std::mem::take(&mut self.dirty) {
+            return;
+        }
+        self.version += 1;
+        self.published_at = Some(Instant::now());
+        let mut changed = HashSet::new();
+        for series in self.series.values_mut().filter(|series| series.is_joined() && series.is_dirty()) {
+            series.publish(self.version);
+            changed.insert(series.key().clone());
+        }
+        self.refresh_published_position();
+        self.ring(|topic| topic.series.iter().any(|key| changed.contains(key)));
+    }
+
+    /// Notes where readers who have seen the last publication stand: unless something is pending, at the hub's position.
+    fn refresh_published_position(&mut self) {
+        if !self.dirty
+            && let Some(position) = &self.position
+        {
+            self.published_position = position.to_string();
+        }
+    }
+
+    fn ring(&self, concerns: impl Fn(&Topic) -> bool) {
+        for (topic, state) in &self.topics {
+            if concerns(topic) {
+                state.bell.send_replace(());
+            }
+        }
+    }
+
+    /// Moves windows on, and drops what nobody has watched for a while.
+    fn tidy_up(&mut self) {
+        let now = self.now();
+        for series in self.series.values_mut() {
+            series.trim(now);
+        }
+        self.topics.retain(|_, topic| {
+            if topic.bell.receiver_count() > 0 {
+                topic.left_at = None;
+            }
+            topic.bell.receiver_count() > 0 || topic.left_at.get_or_insert_with(Instant::now).elapsed() < LINGER
+        });
+        let watched: HashSet<_> = self.topics.keys().flat_map(|topic| topic.series.iter()).collect();
+        self.series.retain(|key, _| watched.contains(key));
+        self.wanted.retain(|key| watched.contains(key));
+        if let Some((_, remaining)) = &mut self.next_position {
+            remaining.retain(|key| watched.contains(key));
+        }
+        self.finish_catch_up();
+    }
+}

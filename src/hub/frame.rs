@@ -1,0 +1,156 @@
+//! What goes over the wire: server-sent events (WHATWG HTML, "Server-sent events"), encoded once for all who get them.
+
+use std::io::Write;
+
+use chrono::SecondsFormat;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::statistics::{Calendar, Extent, Resolution, SeriesKey, UnixMillis, date_time};
+
+/// The id of a message that is no place to resume from: the reader has not everything yet.
+pub(super) const NO_POSITION: &str = "0";
+
+/// A bucket in a message.
+#[derive(Debug, Serialize)]
+struct Bucket {
+    time: String,
+    count: i64,
+}
+
+/// Several messages, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Frame {
+    bytes: Vec<u8>,
+    messages: usize,
+}
+
+impl Frame {
+    /// Adds a message; unnamed ones arrive at `EventSource.onmessage`.
+    fn message(&mut self, event: Option<&str>, data: &impl Serialize) {
+        if self.messages > 0 {
+            self.finish_message(NO_POSITION);
+        }
+        self.messages += 1;
+        if let Some(event) = event {
+            self.line("event", event);
+        }
+        self.bytes.extend_from_slice(b"data: ");
+        // Writing these plain structures to memory cannot fail, and JSON has no line breaks.
+        let _ = serde_json::to_writer(&mut self.bytes, data);
+        self.bytes.push(b'\n');
+    }
+
+    /// Only the last message says where to resume: whoever loses the connection before it has not everything.
+    pub(super) fn finish(mut self, id: &str) -> Vec<u8> {
+        if self.messages > 0 {
+            self.finish_message(id);
+        }
+        self.bytes
+    }
+
+    fn finish_message(&mut self, id: &str) {
+        self.line("id", id);
+        self.bytes.push(b'\n');
+    }
+
+    fn line(&mut self, field: &str, value: &str) {
+        let _ = writeln!(self.bytes, "{field}: {value}");
+    }
+
+    /// Everything a subscriber has to know of a series.
+    pub(super) fn snapshot(&mut self, key: &SeriesKey, now: UnixMillis, counts: &[(UnixMillis, i64)]) {
+        #[derive(Serialize)]
+        struct Message {
+            metric: &'static str,
+            resolution: &'static str,
+            timezone: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            base_item_id: Option<Uuid>,
+            as_of: String,
+            buckets: Vec<Bucket>,
+        }
+        self.message(
+            Some("snapshot"),
+            &Message {
+                metric: key.metric.name(),
+                resolution: key.calendar.resolution.name(),
+                timezone: key.calendar.zone.name(),
+                base_item_id: key.base_item,
+                as_of: date_time(now).to_rfc3339_opts(SecondsFormat::Millis, true),
+                buckets: buckets(&key.calendar, counts),
+            },
+        );
+    }
+
+    /// The new counts of the buckets that changed.
+    pub(super) fn update(&mut self, key: &SeriesKey, counts: &[(UnixMillis, i64)]) {
+        #[derive(Serialize)]
+        struct Message {
+            metric: &'static str,
+            buckets: Vec<Bucket>,
+        }
+        let message = Message { metric: key.metric.name(), buckets: buckets(&key.calendar, counts) };
+        self.message(Some("update"), &message);
+    }
+
+    /// All buckets as one array.
+    pub(super) fn array(&mut self, key: &SeriesKey, now: UnixMillis, counts: &[(UnixMillis, i64)], fill: bool) {
+        let filled = if fill { fill_gaps(key, now, counts) } else { counts.to_vec() };
+        self.message(None, &buckets(&key.calendar, &filled));
+    }
+
+    /// The server's clock, and how long a notification takes to come back from the database.
+    pub(super) fn heartbeat(&mut self, now: UnixMillis, lag_millis: Option<f64>) {
+        #[derive(Serialize)]
+        struct Message {
+            time: String,
+            lag_ms: Option<f64>,
+        }
+        let time = date_time(now).to_rfc3339_opts(SecondsFormat::Millis, true);
+        self.message(Some("heartbeat"), &Message { time, lag_ms: lag_millis });
+    }
+
+    /// Whether the database can be heard.
+    pub(super) fn status(&mut self, status: &'static str) {
+        #[derive(Serialize)]
+        struct Message {
+            status: &'static str,
+        }
+        self.message(Some("status"), &Message { status });
+    }
+}
+
+fn buckets(calendar: &Calendar, counts: &[(UnixMillis, i64)]) -> Vec<Bucket> {
+    counts.iter().map(|&(time, count)| Bucket { time: bucket_time(calendar, time), count }).collect()
+}
+
+/// The start of a bucket as RFC 3339, in UTC, with milliseconds only where they say something.
+pub fn bucket_time(calendar: &Calendar, time: UnixMillis) -> String {
+    let format =
+        if calendar.resolution == Resolution::Millisecond { SecondsFormat::Millis } else { SecondsFormat::Secs };
+    date_time(time).to_rfc3339_opts(format, true)
+}
+
+/// Adds the empty buckets, newest first: from the end of the range (or now) back to its start (or the oldest count).
+pub fn fill_gaps(key: &SeriesKey, now: UnixMillis, counts: &[(UnixMillis, i64)]) -> Vec<(UnixMillis, i64)> {
+    let Extent::Latest { from, to, limit } = key.extent else { return counts.to_vec() };
+    let calendar = key.calendar;
+    let newest_count = counts.first().map(|&(time, _)| time);
+    let newest = match to {
+        Some(to) => calendar.start_of(to - 1),
+        None => newest_count.map_or(calendar.start_of(now), |time| time.max(calendar.start_of(now))),
+    };
+    let Some(oldest) = from.or(counts.last().map(|&(time, _)| time)) else { return Vec::new() };
+    let oldest = oldest.max(calendar.back(newest, limit.saturating_sub(1)));
+    let mut filled = Vec::new();
+    let mut remaining = counts.iter().copied().rev().skip_while(|&(time, _)| time < oldest).peekable();
+    let mut time = oldest;
+    while time <= newest {
+        filled.push(remaining.next_if(|&(counted, _)| counted == time).unwrap_or((time, 0)));
+        time = calendar.end_of(time);
+    }
+    filled.reverse();
+    filled.truncate(limit as usize);
+    filled
+}

@@ -1,0 +1,221 @@
+//! Many rows at once, from a file or a stream: through COPY into a staging table, checked set-wise, then merged into
+//! the ledger in one statement. Memory stays bounded at any size. The caller owns the transaction, so that it decides
+//! whether some rejected rows undo the rest.
+
+use std::num::TryFromIntError;
+
+use chrono::{DateTime, Utc};
+use futures_util::{Stream, StreamExt, pin_mut};
+use sqlx::{PgConnection, Row};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{LedgerError, NewRecord, Record};
+
+/// Rows are sent to Postgres in pieces of about this many bytes.
+const CHUNK: usize = 256 * 1024;
+/// So many rejected rows are described; the rest are only counted.
+const DESCRIBED_REJECTIONS: usize = 100;
+/// Start of COPY's binary format: signature, no flags, no header extension (PostgreSQL manual, COPY, "Binary Format").
+const COPY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const COPY_TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
+/// 2000-01-01T00:00:00Z, from which Postgres counts microseconds.
+const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// One row of the input, or why it is none.
+#[derive(Debug)]
+pub struct Line<N> {
+    /// Counted from 1; in a JSON array, the position of the element.
+    pub number: u64,
+    /// The row.
+    pub content: Result<N, Rejection>,
+}
+
+/// Why a row was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, ToSchema)]
+pub struct Rejection {
+    /// The line, counted from 1; in a JSON array, the position of the element.
+    pub line: u64,
+    /// The field that is wrong, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+/// What became of the rows.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// How many are new.
+    pub inserted: u64,
+    /// How many had been there before.
+    pub unchanged: u64,
+    /// How many were not taken.
+    pub rejected: u64,
+    /// How many of those because their id belongs to another row.
+    pub conflicts: u64,
+    /// The first of those, by line.
+    pub rejections: Vec<Rejection>,
+}
+
+impl Report {
+    fn reject(&mut self, rejection: Rejection) {
+        self.rejected += 1;
+        self.rejections.push(rejection);
+        if self.rejections.len() >= 2 * DESCRIBED_REJECTIONS {
+            self.keep_the_first();
+        }
+    }
+
+    fn keep_the_first(&mut self) {
+        self.rejections.sort_by_key(|rejection| rejection.line);
+        self.rejections.truncate(DESCRIBED_REJECTIONS);
+    }
+}
+
+/// Why a load ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError<E> {
+    /// The input broke off.
+    #[error("the input could not be read")]
+    Input(#[source] E),
+    /// The ledger refused or failed.
+    #[error(transparent)]
+    Ledger(LedgerError),
+}
+
+impl<E> From<sqlx::Error> for LoadError<E> {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Ledger(error.into())
+    }
+}
+
+/// Loads rows within the caller's transaction. `progress` hears how many lines were read so far.
+pub async fn load<R: Record, E>(
+    connection: &mut PgConnection,
+    lines: impl Stream<Item = Result<Line<R::New>, E>>,
+    mut progress: impl FnMut(u64),
+) -> Result<Report, LoadError<E>> {
+    let mut report = Report::default();
+    let now = Utc::now();
+    sqlx::query(R::STAGE).execute(&mut *connection).await?;
+
+    let mut copy = connection.copy_in_raw(R::COPY).await?;
+    let mut buffer = COPY_HEADER.to_vec();
+    let mut read = 0;
+    let mut staged = 0_u64;
+    pin_mut!(lines);
+    let input = loop {
+        let line = match lines.next().await {
+            Some(Ok(line)) => line,
+            Some(Err(error)) => break Err(error),
+            None => break Ok(()),
+        };
+        read += 1;
+        let number = line.number;
+        let checked = line.content.and_then(|mut new| match new.validate(now) {
+            Ok(_) => Ok(new),
+            Err(error) => Err(rejection(number, &error)),
+        });
+        match checked {
+            Ok(new) => {
+                let mut row = CopyRow::begin(&mut buffer);
+                row.bigint(number.cast_signed());
+                new.copy(&mut row);
+                row.end();
+                staged += 1;
+            }
+            Err(rejection) => report.reject(rejection),
+        }
+        if buffer.len() >= CHUNK {
+            copy.send(std::mem::take(&mut buffer)).await?;
+            progress(read);
+        }
+    };
+    if let Err(error) = input {
+        copy.abort("the input broke off").await?;
+        return Err(LoadError::Input(error));
+    }
+    buffer.extend_from_slice(&COPY_TRAILER);
+    copy.send(buffer).await?;
+    copy.finish().await?;
+    progress(read);
+
+    for reject_orphans in R::REJECT_ORPHANS {
+        for row in sqlx::query(*reject_orphans).fetch_all(&mut *connection).await? {
+            let line = row.try_get::<i64, _>(0)?.cast_unsigned();
+            report.reject(Rejection { line, field: Some(row.try_get(1)?), detail: row.try_get(2)? });
+            staged -= 1;
+        }
+    }
+    report.inserted = sqlx::query(R::MERGE).execute(&mut *connection).await?.rows_affected();
+    for line in sqlx::query_scalar::<_, i64>(R::CONFLICTS).fetch_all(&mut *connection).await? {
+        let detail = format!("a {} with this id exists with other content", R::WHAT);
+        report.reject(Rejection { line: line.cast_unsigned(), field: Some("id".to_owned()), detail });
+        report.conflicts += 1;
+    }
+    sqlx::query(R::UNSTAGE).execute(&mut *connection).await?;
+    report.unchanged = staged.saturating_sub(report.inserted + report.conflicts);
+    report.keep_the_first();
+    Ok(report)
+}
+
+/// The same refusal, for a line.
+pub fn rejection(line: u64, error: &LedgerError) -> Rejection {
+    match error {
+        LedgerError::Invalid { field, reason } => {
+            Rejection { line, field: Some((*field).to_owned()), detail: reason.clone() }
+        }
+        other => Rejection { line, field: None, detail: other.to_string() },
+    }
+}
+
+/// Writes one row of COPY's binary format.
+#[derive(Debug)]
+pub struct CopyRow<'a> {
+    buffer: &'a mut Vec<u8>,
+    start: usize,
+    fields: i16,
+}
+
+impl<'a> CopyRow<'a> {
+    fn begin(buffer: &'a mut Vec<u8>) -> Self {
+        let start = buffer.len();
+        buffer.extend_from_slice(&0_i16.to_be_bytes());
+        Self { buffer, start, fields: 0 }
+    }
+
+    /// The number of fields comes first in the format, but is known last.
+    fn end(self) {
+        self.buffer[self.start..self.start + 2].copy_from_slice(&self.fields.to_be_bytes());
+    }
+
+    fn field(&mut self, value: Option<&[u8]>) -> &mut Self {
+        self.fields += 1;
+        // Fields have up to 2 GiB by the format, and one line of the input far less by our own limits.
+        let length = value.map_or(Ok(-1), |value| i32::try_from(value.len())).unwrap_or_else(|_: TryFromIntError| -1);
+        self.buffer.extend_from_slice(&length.to_be_bytes());
+        self.buffer.extend_from_slice(value.unwrap_or_default());
+        self
+    }
+
+    fn bigint(&mut self, value: i64) -> &mut Self {
+        self.field(Some(&value.to_be_bytes()))
+    }
+
+    /// A uuid, or null.
+    pub fn uuid(&mut self, value: Option<Uuid>) -> &mut Self {
+        self.field(value.as_ref().map(|id| id.as_bytes().as_slice()))
+    }
+
+    /// A text.
+    pub fn text(&mut self, value: &str) -> &mut Self {
+        self.field(Some(value.as_bytes()))
+    }
+
+    /// A timestamptz, or null.
+    pub fn timestamp(&mut self, value: Option<DateTime<Utc>>) -> &mut Self {
+        let micros = value.map(|moment| (moment.timestamp_micros() - POSTGRES_EPOCH_MICROS).to_be_bytes());
+        self.field(micros.as_ref().map(<[u8; 8]>::as_slice))
+    }
+}

@@ -1,0 +1,24 @@
+//! newcycle keeps a ledger of things that change hands, and shows everyone who watches how many, exactly and at once.
+//!
+//! The layers, each knowing only those above it:
+//!
+//! - [`statistics`]: what is counted, buckets in time zones, positions in the stream of changes, and the queries;
+//! - [`hub`]: live series in memory, joined to the changes by snapshots, and their subscribers;
+//! - [`ledger`]: base items, users, items and transfers in Postgres, inserted one by one or in bulk;
+//! - [`database`]: the connection, the schema, and a Postgres of our own where none is given;
+//! - [`listener`]: hears from Postgres what was written, and alone tells the hub;
+//! - [`http`]: the REST interface, the streams, the dashboard; imports everyone, imported only by [`server`];
+//! - [`server`] puts the tasks together, [`command`] is the command line, [`telemetry`] the logs.
+//!
+//! Start reading at [`server::run`], then follow a transfer through `migrations/0002_statistics.sql`, [`listener`] and
+//! [`hub`]. ARCHITECTURE.md has the reasons.
+
+pub mod command;
+pub mod database;
+pub mod http;
+pub mod hub;
+pub mod ledger;
+pub mod listener;
+pub mod server;
+pub mod statistics;
+pub mod telemetry;

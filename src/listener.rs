@@ -1,0 +1,288 @@
+//! Hears from Postgres what was written, and tells the hub.
+//!
+//! Notifications are the fast way: they come with the commit. The sweep is the sure way: every second it reads which
+//! deltas the hub's position lacks, so that whatever did not arrive (a payload too large, a writer that turned
+//! notifications off, a connection that broke) is there a second later. Both ways tell the same deltas, and the hub
+//! counts each once. So after a lost connection there is nothing special to do: listen again, sweep, go on.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::stream::poll_fn;
+use futures_util::{StreamExt, TryFutureExt};
+use serde::Deserialize;
+use sqlx::PgPool;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{interval, sleep, timeout};
+use tokio_postgres::{AsyncMessage, NoTls, Notification};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::hub::{Hub, Status};
+use crate::statistics::query::{self, Changes, Reading};
+use crate::statistics::{Delta, Metric, SeriesKey};
+
+/// How often the deltas that did not arrive are looked up: the longest that one can be missing.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a notification is sent to ourselves, to see that they arrive. Each takes the lock that all notifying
+/// commits share for a moment, so not more often than a reader could notice.
+const PULSE_INTERVAL: Duration = Duration::from_secs(2);
+/// A connection on which our own notification has not come back for so long is as good as lost.
+const PULSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Anything asked of Postgres that takes longer has failed.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The wait before the first attempt to reconnect; doubles each time, and a random part of it is taken.
+const SHORTEST_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest wait between attempts: an operator who repairs a database should not wait for us.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+/// Notifications between the connection and the hub. When full the connection waits, and Postgres keeps the rest.
+const BUFFERED_NOTIFICATIONS: usize = 1024;
+/// So many series are read at the same time; they share the pool with everyone else.
+const CONCURRENT_READINGS: usize = 4;
+
+/// Why the listener starts over.
+#[derive(Debug, thiserror::Error)]
+enum ListenError {
+    #[error("cannot connect")]
+    Connect(#[source] tokio_postgres::Error),
+    #[error("the connection does not answer")]
+    Silent,
+    #[error(
+        "LISTEN works, but a notification to ourselves does not arrive: is there a proxy that pools by transaction? \
+        Let newcycle connect to Postgres itself"
+    )]
+    Deaf,
+    #[error("the connection was lost")]
+    Lost(#[source] Option<tokio_postgres::Error>),
+    #[error("the statistics cannot be read")]
+    Sweep(#[source] sqlx::Error),
+}
+
+/// Listens until the end, whatever happens to the connection meanwhile.
+pub async fn run(config: tokio_postgres::Config, pool: PgPool, hub: Arc<Hub>, shutdown: CancellationToken) {
+    let mut backoff = SHORTEST_BACKOFF;
+    loop {
+        let started = Instant::now();
+        let listening = listen(&config, &pool, &hub);
+        let Some(Err(error)) = shutdown.run_until_cancelled(listening).await else { return };
+        hub.set_status(Status::Stale);
+        if started.elapsed() > LONGEST_BACKOFF {
+            backoff = SHORTEST_BACKOFF;
+        }
+        let pause = jittered(backoff);
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            retry_in_ms = pause.as_millis(),
+            "cannot hear the database"
+        );
+        if shutdown.run_until_cancelled(sleep(pause)).await.is_none() {
+            return;
+        }
+        backoff = (backoff * 2).min(LONGEST_BACKOFF);
+    }
+}
+
+/// Between half of the pause and all of it, so that many servers do not come back in the same moment.
+fn jittered(pause: Duration) -> Duration {
+    // Every `RandomState` is seeded differently.
+    let random = RandomState::new().hash_one(Instant::now()) as u32;
+    pause / 2 + pause.mul_f64(f64::from(random) / f64::from(u32::MAX) / 2.0)
+}
+
+/// One connection, from LISTEN to its loss.
+async fn listen(config: &tokio_postgres::Config, pool: &PgPool, hub: &Arc<Hub>) -> Result<(), ListenError> {
+    let own_channel = format!("newcycle_pulse_{}", Uuid::new_v4().simple());
+    let (client, mut connection) = timeout(QUERY_TIMEOUT, config.connect(NoTls))
+        .await
+        .map_err(|_| ListenError::Silent)?
+        .map_err(ListenError::Connect)?;
+    let client = Arc::new(client);
+    let (sender, mut notifications) = mpsc::channel(BUFFERED_NOTIFICATIONS);
+    // Dropped at the end of this function, which ends whatever it still runs.
+    let mut driver = JoinSet::new();
+    driver.spawn(async move {
+        let mut messages = poll_fn(move |context| connection.poll_message(context));
+        while let Some(message) = messages.next().await {
+            match message {
+                Ok(AsyncMessage::Notification(notification)) => {
+                    if sender.send(notification).await.is_err() {
+                        return None;
+                    }
+                }
+                Ok(AsyncMessage::Notice(notice)) => tracing::info!(%notice, "notice from Postgres"),
+                Ok(_) => {}
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    });
+    let listen = format!("listen item_creation; listen item_transfer; listen user_creation; listen {own_channel}");
+    timeout(QUERY_TIMEOUT, client.batch_execute(&listen))
+        .await
+        .map_err(|_| ListenError::Silent)?
+        .map_err(|error| ListenError::Lost(Some(error)))?;
+    // From here on Postgres keeps every notification for us: whatever we read now, nothing falls between.
+
+    let mut sweeps: JoinSet<Result<Changes, sqlx::Error>> = JoinSet::new();
+    let mut readings = Readings::new(pool.clone(), Arc::clone(hub));
+    let mut pulses = JoinSet::new();
+    let mut sweep_ticks = interval(SWEEP_INTERVAL);
+    let mut pulse_ticks = interval(PULSE_INTERVAL);
+    let mut pulse_sent: Option<Instant> = None;
+    let mut sweep_due = true;
+    let mut pulse_arrived = false;
+    let mut caught_up = false;
+    loop {
+        if sweep_due && sweeps.is_empty() && !hub.is_catching_up() {
+            sweep_due = false;
+            sweeps.spawn(sweep(pool.clone(), hub.position()));
+        }
+        if caught_up && pulse_arrived && !hub.is_catching_up() {
+            hub.set_status(Status::Live);
+        }
+        tokio::select! {
+            // News first: a backlog of notifications is worth more than anything that could be asked for.
+            biased;
+            notification = notifications.recv() => match notification {
+                Some(notification) if notification.channel() == own_channel => {
+                    pulse_arrived = true;
+                    if let Some(sent) = pulse_sent.take() {
+                        hub.set_lag(sent.elapsed());
+                    }
+                }
+                Some(notification) => match decode(&notification) {
+                    Some(deltas) => hub.hear(&deltas),
+                    None => sweep_due = true,
+                },
+                None => {
+                    let reason = driver.join_next().await.and_then(Result::ok).flatten();
+                    return Err(ListenError::Lost(reason));
+                }
+            },
+            Some(changes) = sweeps.join_next() => match changes {
+                Ok(Ok(changes)) => {
+                    hub.catch_up(changes);
+                    caught_up = true;
+                }
+                Ok(Err(error)) => return Err(ListenError::Sweep(error)),
+                Err(_panicked_or_cancelled) => sweep_due = true,
+            },
+            () = hub.wanted() => readings.begin(),
+            () = readings.finish_one() => {}
+            _ = sweep_ticks.tick() => {
+                sweep_due = true;
+                // Readings that failed are asked for again.
+                readings.begin();
+            }
+            _ = pulse_ticks.tick() => match pulse_sent {
+                Some(sent) if sent.elapsed() > PULSE_TIMEOUT && pulse_arrived => return Err(ListenError::Silent),
+                Some(sent) if sent.elapsed() > PULSE_TIMEOUT => return Err(ListenError::Deaf),
+                Some(_) => {}
+                None => {
+                    pulse_sent = Some(Instant::now());
+                    let (client, channel) = (Arc::clone(&client), own_channel.clone());
+                    pulses.spawn(async move { client.execute("select pg_notify($1, '')", &[&channel]).await });
+                }
+            },
+            Some(sent) = pulses.join_next() => if let Ok(Err(error)) = sent {
+                return Err(ListenError::Lost(Some(error)));
+            },
+        }
+    }
+}
+
+/// What the position lacks; without a position, where the database stands.
+async fn sweep(pool: PgPool, position: Option<crate::statistics::Position>) -> Result<Changes, sqlx::Error> {
+    let changes = async {
+        match position {
+            Some(position) => query::changes_since(&pool, &position).await,
+            None => query::present(&pool).await,
+        }
+    };
+    within(changes).await
+}
+
+async fn within<T>(query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    timeout(QUERY_TIMEOUT, query).unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut)).await
+}
+
+/// The series that are being read. When this is dropped they are given back, for whoever listens next.
+struct Readings {
+    pool: PgPool,
+    hub: Arc<Hub>,
+    permits: Arc<Semaphore>,
+    running: JoinSet<Result<Reading, sqlx::Error>>,
+    keys: HashMap<tokio::task::Id, SeriesKey>,
+}
+
+impl Readings {
+    fn new(pool: PgPool, hub: Arc<Hub>) -> Self {
+        let permits = Arc::new(Semaphore::new(CONCURRENT_READINGS));
+        Self { pool, hub, permits, running: JoinSet::new(), keys: HashMap::new() }
+    }
+
+    /// Begins to read everything that the hub wants.
+    fn begin(&mut self) {
+        for key in self.hub.take_wanted() {
+            let (pool, permits, hub, wanted) =
+                (self.pool.clone(), Arc::clone(&self.permits), Arc::clone(&self.hub), key.clone());
+            let task = self.running.spawn(async move {
+                let _permit = permits.acquire_owned().await;
+                within(query::read(&pool, &wanted, hub.now())).await
+            });
+            self.keys.insert(task.id(), key);
+        }
+    }
+
+    /// Waits for a reading to end and hands it over. Waits for ever while there is none.
+    async fn finish_one(&mut self) {
+        let (id, reading) = match self.running.join_next_with_id().await {
+            None => std::future::pending().await,
+            Some(Ok((id, reading))) => (id, Some(reading)),
+            Some(Err(error)) => (error.id(), None),
+        };
+        let Some(key) = self.keys.remove(&id) else { return };
+        match reading {
+            Some(Ok(reading)) => self.hub.join(&key, reading),
+            Some(Err(error)) => {
+                tracing::warn!(?key, error = &error as &dyn std::error::Error, "a series cannot be read");
+                self.hub.join_failed(&key);
+            }
+            None => self.hub.join_failed(&key),
+        }
+    }
+}
+
+impl Drop for Readings {
+    fn drop(&mut self) {
+        for key in self.keys.values() {
+            self.hub.join_failed(key);
+        }
+    }
+}
+
+/// The deltas of a notification, or nothing if they are to be looked up.
+fn decode(notification: &Notification) -> Option<Vec<Delta>> {
+    #[derive(Deserialize)]
+    struct Payload {
+        xid: String,
+        #[serde(default)]
+        deltas: Vec<(i64, i64, Uuid, i64)>,
+        #[serde(default)]
+        resync: bool,
+    }
+    let metric = match notification.channel() {
+        "item_creation" => Metric::ItemCreation,
+        "item_transfer" => Metric::Transfers,
+        "user_creation" => Metric::UserCreation,
+        _ => return Some(Vec::new()),
+    };
+    // Anybody may notify on these channels. What is not ours says at least that something happened.
+    let payload: Payload = serde_json::from_str(notification.payload()).ok()?;
+    let xid = payload.xid.parse().ok()?;
+    let delta = |(id, bucket, base_item, count)| Delta { id, xid, metric, base_item, bucket, count };
+    (!payload.resync).then(|| payload.deltas.into_iter().map(delta).collect())
+}

@@ -1,0 +1,66 @@
+//! The server: the tasks that belong together, from start to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::database::Database;
+use crate::http::{self, App};
+use crate::hub::Hub;
+use crate::listener;
+use crate::statistics::compactor;
+
+/// Requests under way when the server stops have this long to end. Streams end at once.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Why the server stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A socket failed.
+    #[error("cannot serve")]
+    Serve(#[source] std::io::Error),
+    /// Our own Postgres ended, though nobody asked it to.
+    #[error("the embedded Postgres stopped by itself; its log is postgres.log in the data directory")]
+    PostgresEnded,
+}
+
+/// Serves on the given sockets until the shutdown is asked for, and until then everything has ended.
+pub async fn run(
+    database: &Database,
+    listeners: Vec<TcpListener>,
+    shutdown: CancellationToken,
+) -> Result<(), ServerError> {
+    let hub = Arc::new(Hub::default());
+    let stop = shutdown.child_token();
+    let mut tasks = JoinSet::new();
+    let own_stop = stop.clone();
+    let shared_hub = Arc::clone(&hub);
+    tasks.spawn(async move { shared_hub.run(own_stop).await });
+    tasks.spawn(listener::run(database.config.clone(), database.pool.clone(), Arc::clone(&hub), stop.clone()));
+    tasks.spawn(compactor::run(database.pool.clone(), stop.clone()));
+
+    let router = http::router(App { pool: database.pool.clone(), hub });
+    let mut servers = JoinSet::new();
+    for listener in listeners {
+        // Messages are small and written whole: waiting for more to fill a packet would only delay them.
+        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+        let serve = axum::serve(listener, router.clone()).with_graceful_shutdown(stop.clone().cancelled_owned());
+        servers.spawn(serve.into_future());
+    }
+    let outcome = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        Some(Ok(Err(error))) = servers.join_next() => Err(ServerError::Serve(error)),
+        () = database.embedded_exit() => Err(ServerError::PostgresEnded),
+    };
+    stop.cancel();
+    let all_ended = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, all_ended).await.is_err() {
+        tracing::warn!("some requests did not end in time and were cut off");
+    }
+    while tasks.join_next().await.is_some() {}
+    outcome
+}

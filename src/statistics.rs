@@ -1,0 +1,152 @@
+//! Exact counting: metrics, resolutions, buckets in time zones, and the position of a reader in the stream of changes.
+//!
+//! Pure arithmetic, but for [`query`], which asks Postgres. Nothing here knows of the hub or of HTTP.
+
+pub mod calendar;
+pub mod compactor;
+pub mod position;
+pub mod query;
+pub mod resolution;
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use uuid::Uuid;
+
+pub use calendar::Calendar;
+pub use position::{Position, Snapshot};
+pub use resolution::Resolution;
+
+/// A moment as milliseconds since the Unix epoch, the finest grain of the statistics.
+pub type UnixMillis = i64;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Metric {
+    /// Items that came into being, at their `created_at`.
+    ItemCreation,
+    /// Changes of ownership, at their `timestamp`.
+    Transfers,
+    /// Users that came into being, at their `created_at`.
+    UserCreation,
+}
+
+impl Metric {
+    /// Every metric, in the order in which they are shown.
+    pub const ALL: [Self; 3] = [Self::ItemCreation, Self::Transfers, Self::UserCreation];
+
+    /// The name in URLs, messages and the database.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ItemCreation => "item-creation",
+            Self::Transfers => "transfers",
+            Self::UserCreation => "user-creation",
+        }
+    }
+
+    /// Whether its events belong to a base item, so that they can be filtered by one.
+    pub const fn knows_base_items(self) -> bool {
+        !matches!(self, Self::UserCreation)
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A metric that does not exist.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown metric {0:?}; there are item-creation, transfers and user-creation")]
+pub struct UnknownMetric(String);
+
+impl FromStr for Metric {
+    type Err = UnknownMetric;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|metric| metric.name() == name).ok_or_else(|| UnknownMetric(name.to_owned()))
+    }
+}
+
+/// What one ledger-writing statement added to the count of one millisecond and base item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// Identifies the delta in this epoch of the statistics.
+    pub id: i64,
+    /// The transaction that wrote it.
+    pub xid: u64,
+    /// What was counted.
+    pub metric: Metric,
+    /// The base item, or the nil id for metrics that know none.
+    pub base_item: Uuid,
+    /// The millisecond.
+    pub bucket: UnixMillis,
+    /// How many.
+    pub count: i64,
+}
+
+/// Which counts a series holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SeriesKey {
+    /// What is counted.
+    pub metric: Metric,
+    /// How wide the buckets are, and by which zone's calendar.
+    pub calendar: Calendar,
+    /// Only events of this base item.
+    pub base_item: Option<Uuid>,
+    /// Which buckets.
+    pub extent: Extent,
+}
+
+/// Which buckets a series holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Extent {
+    /// That of the present moment and those before it, so many in all; and later ones, since clocks differ.
+    Window(u32),
+    /// The newest non-empty ones within a range.
+    Latest {
+        /// The start of the first bucket.
+        from: Option<UnixMillis>,
+        /// The end of the last bucket.
+        to: Option<UnixMillis>,
+        /// At most so many.
+        limit: u32,
+    },
+}
+
+impl SeriesKey {
+    /// Whether this delta counts in this series, its time aside.
+    pub fn covers(&self, delta: &Delta) -> bool {
+        self.metric == delta.metric && self.base_item.is_none_or(|id| id == delta.base_item)
+    }
+
+    /// The earliest moment that this series holds at the given time.
+    pub fn starts_at(&self, now: UnixMillis) -> Option<UnixMillis> {
+        match self.extent {
+            Extent::Window(buckets) => Some(self.calendar.back(self.calendar.start_of(now), buckets.saturating_sub(1))),
+            Extent::Latest { from, .. } => from,
+        }
+    }
+}
+
+/// A time zone name that the IANA database does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown time zone {0:?}; expected an IANA name such as Europe/Berlin")]
+pub struct UnknownTimeZone(String);
+
+/// The time zone of that IANA name.
+pub fn parse_time_zone(name: &str) -> Result<Tz, UnknownTimeZone> {
+    name.parse().map_err(|_| UnknownTimeZone(name.to_owned()))
+}
+
+/// The moment as a date and time; moments beyond chrono's range become its ends.
+pub fn date_time(moment: UnixMillis) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(moment).unwrap_or(if moment < 0 {
+        DateTime::<Utc>::MIN_UTC
+    } else {
+        DateTime::<Utc>::MAX_UTC
+    })
+}
