@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# As long as a first start takes on a slow machine: making a database cluster is most of it.
+# Longer than a first start takes on a slow machine: making a database cluster is most of it.
 start_seconds=120
 # The server ends its streams and its Postgres in this time, or is killed.
 stop_seconds=30
@@ -35,10 +35,6 @@ install_chromium() {
         apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1
 }
 
-free_port() {
-    node -e 'const s = require("net").createServer().listen(0, "127.0.0.1", () => { console.log(s.address().port); s.close(); })'
-}
-
 if [ -n "${CHROMIUM:-}" ]; then
     CHROMIUM=$(command -v "$CHROMIUM") || fail "CHROMIUM is $CHROMIUM, which cannot be run"
 else
@@ -65,33 +61,22 @@ stop() {
 trap stop EXIT
 trap 'exit 130' INT TERM
 
-SERVER_PORT=$(free_port) DASHBOARD_PORT=$(free_port)
-export SERVER_PORT DASHBOARD_PORT
-export NEWCYCLE_URL=http://127.0.0.1:$DASHBOARD_PORT
-env -u DATABASE_URL -u PGHOST SERVER_HOST=127.0.0.1 NEWCYCLE_DATA_DIR="$data_dir" \
-    "$binary" serve >"$data_dir/server.log" 2>&1 &
+# On any free port; it says on which.
+env -u DATABASE_URL -u PGHOST -u PGPORT -u DASHBOARD_PORT \
+    SERVER_HOST=127.0.0.1 SERVER_PORT=0 NEWCYCLE_DATA_DIR="$data_dir" "$binary" serve >"$data_dir/server.log" 2>&1 &
 server=$!
 
-node - "$server" "$start_seconds" <<'NODE' || {
-const [server, seconds] = process.argv.slice(2).map(Number);
-const deadline = Date.now() + seconds * 1000;
-const attempt = async () => {
-  try {
-    if ((await fetch(`${process.env.NEWCYCLE_URL}/readyz`)).ok) return process.exit(0);
-  } catch {}
-  try {
-    process.kill(server, 0);
-  } catch {
-    return process.exit(1);
-  }
-  if (Date.now() > deadline) return process.exit(1);
-  setTimeout(attempt, 50);
-};
-attempt();
-NODE
-    tail -n 30 "$data_dir/server.log" >&2
-    fail "the server did not become ready"
-}
+SECONDS=0
+NEWCYCLE_URL=''
+until [ -n "$NEWCYCLE_URL" ] && "$binary" ready --url "$NEWCYCLE_URL" >/dev/null 2>&1; do
+    if ! kill -0 "$server" 2>/dev/null || [ "$SECONDS" -gt "$start_seconds" ]; then
+        tail -n 30 "$data_dir/server.log" >&2
+        fail "the server did not become ready"
+    fi
+    sleep 0.1
+    NEWCYCLE_URL=$(sed -n 's|^ *dashboard *\(http://[^ /]*\).*|\1|p' "$data_dir/server.log" | head -n 1)
+done
+export NEWCYCLE_URL
 
 if ! (cd dashboard && npm run test:browser -- "$@"); then
     echo "browser tests: the last of what the server said:" >&2

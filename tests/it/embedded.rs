@@ -199,20 +199,20 @@ async fn a_dropped_postgres_ends() {
 #[tokio::test]
 async fn a_killed_server_leaves_a_clean_cluster() {
     let root = tempfile::tempdir().unwrap();
-    let data_dir = root.path().join("postgres");
     let mut server = Command::new(env!("CARGO_BIN_EXE_newcycle"))
         .arg("serve")
         .env("NEWCYCLE_DATA_DIR", root.path())
         .envs([("SERVER_PORT", "0"), ("DASHBOARD_PORT", "0")])
         .env_remove("DATABASE_URL")
         .env_remove("PGHOST")
+        .env_remove("PGPORT")
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let begin = Instant::now();
     let endpoint = loop {
         // While it is being made, the directory has moments in which files are missing.
-        if let Ok(Some(endpoint)) = EmbeddedPostgres::attach(&data_dir).await {
+        if let Ok(Some(endpoint)) = EmbeddedPostgres::attach(root.path()).await {
             break endpoint;
         }
         assert!(begin.elapsed() < PATIENCE, "the server's Postgres does not answer");
@@ -223,9 +223,9 @@ async fn a_killed_server_leaves_a_clean_cluster() {
     server.kill().unwrap();
     server.wait().unwrap();
 
-    let postgres = EmbeddedPostgres::start(Settings::new(&data_dir)).await.unwrap();
+    let postgres = EmbeddedPostgres::start(Settings::new(root.path())).await.unwrap();
     assert_eq!(count(postgres.endpoint(), "kept").await, 7);
-    let log = last_log(&data_dir);
+    let log = last_log(root.path());
     assert!(log.contains("database system was shut down at"), "{log}");
     postgres.stop().await;
 }

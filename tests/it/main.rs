@@ -1,1 +1,8 @@
-fn main() {}
+//! Everything against real Postgres, over real sockets: one throwaway cluster a run, one database a test.
+
+#![expect(unreachable_pub, reason = "the modules of one test binary")]
+
+mod api;
+mod embedded;
+mod harness;
+mod smoke;

@@ -1,0 +1,165 @@
+//! A cluster for the run, a database for each test, a server on a port of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use newcycle::database::Database;
+use newcycle::database::embedded::{Durability, EmbeddedPostgres, Endpoint, Settings};
+use newcycle::server;
+use tokio::net::TcpListener;
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Api;
+
+/// A condition that takes longer than this to come true will not. Generous, because machines are shared.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const TEMPLATE: &str = "newcycle_template";
+
+static CLUSTER: OnceCell<Endpoint> = OnceCell::const_new();
+static DATABASES: AtomicU32 = AtomicU32::new(0);
+
+/// The cluster of this run. It lives in memory where there is such a file system, and dies with the process: the kernel
+/// tells Postgres, and what lies in the directory is removed at the start of the next run.
+async fn cluster() -> &'static Endpoint {
+    CLUSTER
+        .get_or_init(|| async {
+            let directory = run_directory();
+            let mut settings = Settings::new(&directory);
+            settings.durability = Durability::Throwaway;
+            let postgres = EmbeddedPostgres::start(settings).await.expect("the test cluster starts");
+            let endpoint = postgres.endpoint().clone();
+            // The process ends without running destructors: the kernel's death signal stops this Postgres.
+            std::mem::forget(postgres);
+            execute(&endpoint, "postgres", &format!("create database {TEMPLATE}")).await;
+            let template = Database::connect(endpoint.client_config(TEMPLATE), 2).await.expect("template");
+            template.migrate().await.expect("the schema is created");
+            template.close().await;
+            endpoint
+        })
+        .await
+}
+
+fn run_directory() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    // Left over from runs that are no more.
+    for entry in base.read_dir().into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix("newcycle-test-"));
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    base.join(format!("newcycle-test-{}", std::process::id()))
+}
+
+async fn execute(endpoint: &Endpoint, database: &str, statement: &str) {
+    let (client, connection) =
+        endpoint.client_config(database).connect(tokio_postgres::NoTls).await.expect("the cluster answers");
+    let driver = tokio::spawn(connection);
+    client.batch_execute(statement).await.expect(statement);
+    drop(client);
+    let _ = driver.await;
+}
+
+/// A database of the test's own, migrated.
+pub async fn database() -> Database {
+    connect(&new_database().await).await
+}
+
+/// Another pool to a database.
+pub async fn connect(name: &str) -> Database {
+    Database::connect(cluster().await.client_config(name), 16).await.expect("the database answers")
+}
+
+/// Makes a migrated database; its name.
+pub async fn new_database() -> String {
+    let endpoint = cluster().await;
+    let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+    execute(endpoint, "postgres", &format!("create database {name} template {TEMPLATE} strategy file_copy")).await;
+    name
+}
+
+/// A URL of a database, for programs.
+pub async fn url(name: &str) -> String {
+    cluster().await.url(name)
+}
+
+/// A running server, stopped when dropped.
+pub struct Server {
+    pub name: String,
+    pub database: Database,
+    pub api: Api,
+    shutdown: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// With a database of its own.
+    pub async fn start() -> Self {
+        let name = new_database().await;
+        Self::on(&name).await
+    }
+
+    /// One more on an existing database.
+    pub async fn on(name: &str) -> Self {
+        let database = connect(name).await;
+        Self::with(name, database).await
+    }
+
+    /// One that reaches the database in its own way.
+    pub async fn with(name: &str, database: Database) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shutdown = CancellationToken::new();
+        let token = shutdown.clone();
+        let task = tokio::spawn(async move {
+            server::run(&database, vec![listener], token).await.expect("the server runs");
+            database.close().await;
+        });
+        let server = Self {
+            name: name.to_owned(),
+            database: connect(name).await,
+            api: Api::new(format!("http://{address}")),
+            shutdown,
+            task: Some(task),
+        };
+        server.api.until_ready().await;
+        server
+    }
+
+    /// Stops the server in order.
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        if let Some(task) = self.task.take() {
+            task.await.expect("the server stops");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// Waits until the condition holds, asking again and again.
+pub async fn eventually<F: Future<Output = Result<T, String>>, T>(mut condition: impl FnMut() -> F) -> T {
+    let mut last = String::from("never asked");
+    let asking = async {
+        loop {
+            match condition().await {
+                Ok(value) => return value,
+                Err(reason) => last = reason,
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, asking).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited in vain: {last}"),
+    }
+}
