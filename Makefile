@@ -67,5 +67,5 @@ have-cargo:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.94 or later" >&2; exit 1; }
 
 have-node:
-	@node -e 'process.exit(+process.versions.node.split(".")[0] < 20)' 2>/dev/null && command -v npm >/dev/null || \
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null || \
 		{ echo "node and npm are missing or too old: install Node.js 20 or later" >&2; exit 1; }

@@ -18,9 +18,9 @@ fail() {
 
 find_chromium() {
     local name
-    for name in "${CHROMIUM:-}" chromium chromium-browser google-chrome; do
+    for name in chromium chromium-browser google-chrome; do
         # What a distribution calls chromium may be a stub: it must run.
-        [ -n "$name" ] && "$name" --version >/dev/null 2>&1 && command -v "$name" && return
+        "$name" --version >/dev/null 2>&1 && command -v "$name" && return
     done
     return 1
 }
@@ -36,7 +36,7 @@ install_chromium() {
 }
 
 if [ -n "${CHROMIUM:-}" ]; then
-    CHROMIUM=$(command -v "$CHROMIUM") || fail "CHROMIUM is $CHROMIUM, which cannot be run"
+    command -v "$CHROMIUM" >/dev/null || fail "CHROMIUM is $CHROMIUM, which cannot be run"
 else
     CHROMIUM=$(find_chromium || { install_chromium >&2 && find_chromium; }) ||
         fail "there is no chromium and it cannot be installed here: install it, or name a browser with CHROMIUM"
@@ -50,11 +50,14 @@ server=''
 stop() {
     if [ -n "$server" ]; then
         kill -TERM "$server" 2>/dev/null || true
-        # Killed, it still leaves no Postgres behind.
-        (sleep "$stop_seconds" && kill -KILL "$server") >/dev/null 2>&1 &
-        local watch=$!
+        local waited=0
+        while kill -0 "$server" 2>/dev/null && [ "$waited" -lt "$((stop_seconds * 10))" ]; do
+            sleep 0.1
+            waited=$((waited + 1))
+        done
+        # Even killed, it leaves no Postgres behind.
+        kill -KILL "$server" 2>/dev/null || true
         wait "$server" 2>/dev/null || true
-        kill "$watch" 2>/dev/null || true
     fi
     rm -rf "$data_dir"
 }

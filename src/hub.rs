@@ -12,6 +12,8 @@
 //! 3. a series counts only deltas of transactions that its reading's snapshot does not see.
 
 pub mod frame;
+#[cfg(test)]
+mod model;
 mod series;
 mod subscription;
 
@@ -243,15 +245,20 @@ impl Hub {
                 state.move_to(next);
             }
             _ => {
-                let joined: HashSet<_> =
-                    state.series.values().filter(|series| series.is_joined()).map(|s| s.key().clone()).collect();
-                for key in &joined {
+                // What lies between a reading that has begun and these changes is not told: it has to begin again.
+                let behind: HashSet<_> = state
+                    .series
+                    .values()
+                    .filter(|series| series.is_joined() || series.is_being_read())
+                    .map(|series| series.key().clone())
+                    .collect();
+                for key in &behind {
                     state.want(key);
                 }
-                if joined.is_empty() {
+                if behind.is_empty() {
                     state.move_to(next);
                 } else {
-                    state.next_position = Some((next, joined));
+                    state.next_position = Some((next, behind));
                 }
             }
         }
@@ -271,14 +278,13 @@ impl Hub {
         if state.position.is_none() {
             return Vec::new();
         }
-        let wanted = std::mem::take(&mut state.wanted);
-        let mut taken = Vec::new();
-        for key in wanted {
-            if let Some(series) = state.series.get_mut(&key)
-                && !series.is_being_read()
-            {
+        let State { wanted, series, .. } = &mut *state;
+        // One that is being read stays wanted: what is under way will be of no use.
+        let taken: Vec<_> =
+            wanted.extract_if(.., |key| series.get(key).is_none_or(|series| !series.is_being_read())).collect();
+        for key in &taken {
+            if let Some(series) = series.get_mut(key) {
                 series.begin_reading();
-                taken.push(key);
             }
         }
         taken
@@ -290,11 +296,18 @@ impl Hub {
         let epochs = [state.position.as_ref(), state.next_position.as_ref().map(|(next, _)| next)];
         let known_epoch = epochs.into_iter().flatten().any(|position| position.epoch == reading.epoch);
         let now = state.now();
+        let wanted_again = state.wanted.contains(key);
         let Some(series) = state.series.get_mut(key) else { return };
-        if !known_epoch {
-            // The statistics were rebuilt a moment ago. Once the hub has heard of that, everything is read again.
+        if wanted_again || !known_epoch {
             series.abandon_reading();
             state.want(key);
+            if !known_epoch {
+                // The statistics were rebuilt a moment ago: the next catch-up tells, and makes one under way void.
+                state.next_position = None;
+            }
+            if wanted_again {
+                self.wanted.notify_one();
+            }
             return;
         }
         let first = !series.is_joined();

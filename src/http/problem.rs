@@ -167,13 +167,14 @@ impl From<TooManySeries> for Problem {
 
 impl Problem {
     fn database(error: &sqlx::Error) -> Self {
-        let unreachable = matches!(
-            error,
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed
-        ) || error.as_database_error().and_then(|error| error.code()).is_some_and(|code| {
-            // Connection exceptions, out of resources, and shutdown (PostgreSQL manual, "Error Codes").
-            ["08", "53", "57"].iter().any(|class| code.starts_with(class))
-        });
+        let unreachable =
+            matches!(
+                error,
+                sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed
+            ) || error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| {
+                // Connection exceptions, out of resources, and shutdown (PostgreSQL manual, "Error Codes").
+                ["08", "53", "57"].iter().any(|class| code.starts_with(class))
+            });
         tracing::error!(error = error as &dyn std::error::Error, "the database failed");
         if unreachable {
             Self::new(Kind::Unavailable, "The database cannot be reached; nothing was written")

@@ -230,7 +230,7 @@ fn within<N: PartialOrd + std::fmt::Display>(field: &str, value: N, least: N, mo
 
 /// The end of the last bucket that has moments before this one.
 fn end_covering(calendar: Calendar, moment: DateTime<Utc>) -> UnixMillis {
-    let millis = moment.timestamp_millis() + i64::from(moment.timestamp_subsec_micros() % 1000 != 0);
+    let millis = moment.timestamp_millis() + i64::from(!moment.timestamp_subsec_micros().is_multiple_of(1000));
     calendar.end_of(calendar.start_of(millis - 1))
 }
 

@@ -193,7 +193,7 @@ impl<'a> CopyRow<'a> {
     fn field(&mut self, value: Option<&[u8]>) -> &mut Self {
         self.fields += 1;
         // Fields have up to 2 GiB by the format, and one line of the input far less by our own limits.
-        let length = value.map_or(Ok(-1), |value| i32::try_from(value.len())).unwrap_or_else(|_: TryFromIntError| -1);
+        let length = value.map_or(Ok(-1), |value| i32::try_from(value.len())).unwrap_or(-1);
         self.buffer.extend_from_slice(&length.to_be_bytes());
         self.buffer.extend_from_slice(value.unwrap_or_default());
         self
