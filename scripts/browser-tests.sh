@@ -42,7 +42,7 @@ else
         fail "there is no chromium and it cannot be installed here: install it, or name a browser with CHROMIUM"
 fi
 export CHROMIUM
-binary=${NEWCYCLE_BINARY:-target/debug/newcycle}
+binary=${NEWCYCLE_BINARY:-${CARGO_TARGET_DIR:-target}/debug/newcycle}
 [ -x "$binary" ] || fail "there is no $binary: run cargo build"
 
 data_dir=$(mktemp -d)

@@ -94,6 +94,9 @@ fn jittered(pause: Duration) -> Duration {
 
 /// One connection, from LISTEN to its loss.
 async fn listen(config: &tokio_postgres::Config, pool: &PgPool, hub: &Arc<Hub>) -> Result<(), ListenError> {
+    let mut config = config.clone();
+    // So that whoever looks at pg_stat_activity knows which connection this is.
+    config.application_name("newcycle listener");
     let own_channel = format!("newcycle_pulse_{}", Uuid::new_v4().simple());
     let (client, mut connection) = timeout(QUERY_TIMEOUT, config.connect(NoTls))
         .await

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::statistics::{Calendar, Extent, Resolution, SeriesKey, UnixMillis, date_time};
 
-/// The id of a message that is no place to resume from: the reader has not everything yet.
+/// The id of messages to a reader who has not everything yet: no place to resume from.
 pub(super) const NO_POSITION: &str = "0";
 
 /// A bucket in a message.
@@ -19,17 +19,23 @@ struct Bucket {
 }
 
 /// Several messages, one after the other.
-#[derive(Debug, Default)]
-pub(super) struct Frame {
+#[derive(Debug)]
+pub(super) struct Frame<'a> {
     bytes: Vec<u8>,
     messages: usize,
+    /// The id of all messages but the last: whoever loses the connection between them is where it was before.
+    before: &'a str,
 }
 
-impl Frame {
+impl<'a> Frame<'a> {
+    pub(super) fn new(before: &'a str) -> Self {
+        Self { bytes: Vec::new(), messages: 0, before }
+    }
+
     /// Adds a message; unnamed ones arrive at `EventSource.onmessage`.
     fn message(&mut self, event: Option<&str>, data: &impl Serialize) {
         if self.messages > 0 {
-            self.finish_message(NO_POSITION);
+            self.finish_message(self.before);
         }
         self.messages += 1;
         if let Some(event) = event {
@@ -41,7 +47,7 @@ impl Frame {
         self.bytes.push(b'\n');
     }
 
-    /// Only the last message says where to resume: whoever loses the connection before it has not everything.
+    /// The last message says that everything was told.
     pub(super) fn finish(mut self, id: &str) -> Vec<u8> {
         if self.messages > 0 {
             self.finish_message(id);

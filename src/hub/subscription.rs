@@ -132,7 +132,7 @@ impl State {
         let mut parts: Vec<Bytes> = Vec::new();
         if topic.format == Format::Events && told.status != Some(self.status) {
             told.status = Some(self.status);
-            let mut frame = Frame::default();
+            let mut frame = Frame::new(&told.position);
             frame.status(if self.status == Status::Live { "live" } else { "stale" });
             parts.push(frame.finish(&told.position).into());
         }
@@ -146,7 +146,7 @@ impl State {
             }
             parts.push(match topic.format {
                 Format::Events => {
-                    let mut frame = Frame::default();
+                    let mut frame = Frame::new(&told.position);
                     frame.heartbeat(self.now(), self.lag.map(|lag| (lag.as_secs_f64() * 1e6).round() / 1e3));
                     frame.finish(&told.position).into()
                 }
@@ -189,9 +189,9 @@ impl State {
         Some(bytes)
     }
 
-    fn encode(&self, topic: &Topic, told: &Told) -> Frame {
+    fn encode<'a>(&self, topic: &Topic, told: &'a Told) -> Frame<'a> {
         let now = self.now();
-        let mut frame = Frame::default();
+        let mut frame = Frame::new(&told.position);
         for key in &topic.series {
             let Some(series) = self.series.get(key) else { continue };
             let changes = told.version.map(|seen| series.changes(seen, now, &missed_moments(key, &told.missed)));

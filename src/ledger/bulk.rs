@@ -2,8 +2,6 @@
 //! the ledger in one statement. Memory stays bounded at any size. The caller owns the transaction, so that it decides
 //! whether some rejected rows undo the rest.
 
-use std::num::TryFromIntError;
-
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt, pin_mut};
 use sqlx::{PgConnection, Row};

@@ -4,5 +4,6 @@
 
 mod api;
 mod embedded;
+mod exactness;
 mod harness;
 mod smoke;
