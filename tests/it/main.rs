@@ -6,4 +6,5 @@ mod api;
 mod embedded;
 mod exactness;
 mod harness;
+mod reporting;
 mod smoke;
