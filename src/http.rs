@@ -5,6 +5,7 @@
 
 mod assets;
 mod base_items;
+mod document;
 mod extract;
 mod health;
 mod items;
@@ -33,6 +34,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::hub::Hub;
+use crate::statistics::{Metric, Resolution};
 pub use problem::Problem;
 pub use rows::parse;
 
@@ -59,7 +61,7 @@ pub struct App {
         (name = "statistics", description = "Exact counts by millisecond … year, once and live"),
         (name = "health", description = "For whoever keeps the server running"),
     ),
-    components(schemas(records::BulkAnswer, Problem)),
+    components(schemas(Metric, Problem, Resolution, records::BulkAnswer, statistics::Fill)),
 )]
 struct Description;
 
@@ -76,12 +78,13 @@ fn routes() -> OpenApiRouter<App> {
 
 /// The OpenAPI document.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    routes().into_openapi()
+    document::with_references(routes().into_openapi())
 }
 
 /// Everything that is served.
 pub fn router(app: App) -> Router {
     let (routes, description) = routes().split_for_parts();
+    let description = document::with_references(description);
     let trace = TraceLayer::new_for_http()
         .make_span_with(|request: &Request| {
             let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or("");

@@ -13,6 +13,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use calendar::Calendar;
@@ -23,7 +24,8 @@ pub use resolution::Resolution;
 pub type UnixMillis = i64;
 
 /// What is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ToSchema)]
+#[schema(rename_all = "kebab-case")]
 pub enum Metric {
     /// Items that came into being, at their `created_at`.
     ItemCreation,

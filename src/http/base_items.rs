@@ -9,9 +9,10 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
+use super::document::{CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{Path, Query};
 use super::problem::Problem;
-use super::records::{self, CreateQuery, ListQuery};
+use super::records::{self, Accepted, CreateQuery, ListQuery};
 use crate::ledger::{self, BaseItem, NewBaseItem, Page};
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -22,15 +23,12 @@ pub(super) fn router() -> OpenApiRouter<App> {
 ///
 /// One from a JSON object, or many from a JSON array or NDJSON.
 #[utoipa::path(
-    post, path = "/base-items", tag = "ledger", params(CreateQuery),
-    request_body(content(
-        (NewBaseItem = "application/json"), (Vec<NewBaseItem> = "application/json"), (String = "application/x-ndjson"),
-    )),
+    post, path = "/base-items", operation_id = "create_base_items", tag = "ledger", params(CreateQuery),
+    request_body(content((OneOrMany<NewBaseItem> = "application/json"), (String = "application/x-ndjson"))),
     responses(
-        (status = 201, description = "Created", body = BaseItem, headers(("Location" = String))),
-        (status = 200, description = "The same row was there; or a bulk request was done (`BulkAnswer`)", body = BaseItem),
-        (status = 409, description = "The id belongs to another row", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A field is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 201, description = "Created", body = BaseItem, headers(("Location" = String, description = "Its path"))),
+        (status = 200, description = "The same row was there, or a bulk request is done", body = Accepted<BaseItem>),
+        CreateProblems,
     )
 )]
 async fn create(
@@ -43,8 +41,8 @@ async fn create(
 
 /// List base items, newest first
 #[utoipa::path(
-    get, path = "/base-items", tag = "ledger", params(ListQuery),
-    responses((status = 200, description = "A page", body = Page<BaseItem>))
+    get, path = "/base-items", operation_id = "list_base_items", tag = "ledger", params(ListQuery),
+    responses((status = 200, description = "A page", body = Page<BaseItem>), QueryProblems)
 )]
 async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<BaseItem>>, Problem> {
     Ok(Json(ledger::list(&pool, query.page()?).await?))
@@ -52,11 +50,8 @@ async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Res
 
 /// Get a base item
 #[utoipa::path(
-    get, path = "/base-items/{id}", tag = "ledger", params(("id" = Uuid, Path)),
-    responses(
-        (status = 200, description = "The base item", body = BaseItem),
-        (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
-    )
+    get, path = "/base-items/{id}", operation_id = "get_base_item", tag = "ledger", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The base item", body = BaseItem), LookupProblems)
 )]
 async fn get(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<BaseItem>, Problem> {
     Ok(Json(ledger::get(&pool, id).await?))

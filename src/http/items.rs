@@ -13,9 +13,10 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
+use super::document::{ChangeProblems, CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{self, Path, Query};
 use super::problem::{Kind, Problem};
-use super::records::{self, CreateQuery, ListQuery};
+use super::records::{self, Accepted, CreateQuery, ListQuery};
 use crate::ledger::{self, Item, NewItem, NewTransfer, Owner, Page, Transfer, transfer};
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -31,15 +32,12 @@ pub(super) fn router() -> OpenApiRouter<App> {
 ///
 /// One from a JSON object, or many from a JSON array or NDJSON.
 #[utoipa::path(
-    post, path = "/items", tag = "ledger", params(CreateQuery),
-    request_body(content(
-        (NewItem = "application/json"), (Vec<NewItem> = "application/json"), (String = "application/x-ndjson"),
-    )),
+    post, path = "/items", operation_id = "create_items", tag = "ledger", params(CreateQuery),
+    request_body(content((OneOrMany<NewItem> = "application/json"), (String = "application/x-ndjson"))),
     responses(
-        (status = 201, description = "Created", body = Item, headers(("Location" = String))),
-        (status = 200, description = "The same row was there; or a bulk request was done (`BulkAnswer`)", body = Item),
-        (status = 409, description = "The id belongs to another row", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A field is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 201, description = "Created", body = Item, headers(("Location" = String, description = "Its path"))),
+        (status = 200, description = "The same row was there, or a bulk request is done", body = Accepted<Item>),
+        CreateProblems,
     )
 )]
 async fn create(
@@ -52,8 +50,8 @@ async fn create(
 
 /// List items, newest first
 #[utoipa::path(
-    get, path = "/items", tag = "ledger", params(ListQuery),
-    responses((status = 200, description = "A page", body = Page<Item>))
+    get, path = "/items", operation_id = "list_items", tag = "ledger", params(ListQuery),
+    responses((status = 200, description = "A page", body = Page<Item>), QueryProblems)
 )]
 async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<Item>>, Problem> {
     Ok(Json(ledger::list(&pool, query.page()?).await?))
@@ -61,11 +59,8 @@ async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Res
 
 /// Get an item
 #[utoipa::path(
-    get, path = "/items/{id}", tag = "ledger", params(("id" = Uuid, Path)),
-    responses(
-        (status = 200, description = "The item", body = Item),
-        (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
-    )
+    get, path = "/items/{id}", operation_id = "get_item", tag = "ledger", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The item", body = Item), LookupProblems)
 )]
 async fn get(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<Item>, Problem> {
     Ok(Json(ledger::get(&pool, id).await?))
@@ -81,12 +76,12 @@ struct AtQuery {
 }
 
 /// Get the owner of an item, now or at a moment
+///
+/// Before its first transfer nobody owned the item: that is a 404 as well.
 #[utoipa::path(
-    get, path = "/items/{id}/owner", tag = "ledger", params(("id" = Uuid, Path), AtQuery),
-    responses(
-        (status = 200, description = "The owner", body = Owner),
-        (status = 404, description = "There is no such item, or nobody owned it yet", body = Problem, content_type = "application/problem+json"),
-    )
+    get, path = "/items/{id}/owner", operation_id = "get_item_owner", tag = "ledger",
+    params(("id" = Uuid, Path), AtQuery),
+    responses((status = 200, description = "The owner", body = Owner), LookupProblems)
 )]
 async fn owner(
     State(pool): State<PgPool>,
@@ -99,11 +94,9 @@ async fn owner(
 
 /// List the transfers of an item, newest first
 #[utoipa::path(
-    get, path = "/items/{id}/transfers", tag = "ledger", params(("id" = Uuid, Path), ListQuery),
-    responses(
-        (status = 200, description = "A page", body = Page<Transfer>),
-        (status = 404, description = "There is no such item", body = Problem, content_type = "application/problem+json"),
-    )
+    get, path = "/items/{id}/transfers", operation_id = "list_item_transfers", tag = "ledger",
+    params(("id" = Uuid, Path), ListQuery),
+    responses((status = 200, description = "A page", body = Page<Transfer>), LookupProblems)
 )]
 async fn history(
     State(pool): State<PgPool>,
@@ -123,12 +116,9 @@ struct NewOwner {
 
 /// Hand an item over: the same as a transfer now
 #[utoipa::path(
-    put, path = "/items/{id}/ownership", tag = "ledger", params(("id" = Uuid, Path)), request_body = NewOwner,
-    responses(
-        (status = 204, description = "Done"),
-        (status = 404, description = "There is no such item", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "There is no such user", body = Problem, content_type = "application/problem+json"),
-    )
+    put, path = "/items/{id}/ownership", operation_id = "put_item_ownership", tag = "ledger",
+    params(("id" = Uuid, Path)), request_body = NewOwner,
+    responses((status = 204, description = "Done"), ChangeProblems)
 )]
 async fn hand_over(
     State(pool): State<PgPool>,

@@ -33,9 +33,11 @@ pub struct Problem {
 pub struct FieldError {
     /// The line of a bulk request, counted from 1; in a JSON array, the position of the element.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub line: Option<u64>,
     /// The field, a query parameter or part of the path.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub field: Option<String>,
     /// What is wrong with it.
     pub detail: String,

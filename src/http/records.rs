@@ -78,6 +78,7 @@ fn page(size: Option<i64>, token: Option<&str>) -> Result<PageRequest, Problem> 
 pub(super) struct CreateQuery {
     /// Bulk only: insert the good rows and report the others, instead of all or nothing.
     #[serde(default)]
+    #[param(default = false)]
     pub(super) skip_rejected: bool,
 }
 
@@ -90,10 +91,21 @@ pub(super) struct BulkAnswer {
     pub(super) unchanged: u64,
     /// With `skip_rejected`: how many were not inserted.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(super) rejected: Option<u64>,
     /// With `skip_rejected`: the first hundred of those, by line.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) errors: Vec<FieldError>,
+}
+
+/// An answer to a request that created nothing by itself, or more than one row.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Accepted<R> {
+    /// The row that was there.
+    Unchanged(R),
+    /// What became of many rows.
+    Bulk(BulkAnswer),
 }
 
 /// Creates one row from a JSON object, or many from an array or from NDJSON.
@@ -125,7 +137,7 @@ async fn create_one<R: Record>(pool: &PgPool, path: &str, request: Request) -> R
             }
             response
         }
-        Outcome::Unchanged(row) => Json(row).into_response(),
+        Outcome::Unchanged(row) => Json(Accepted::Unchanged(row)).into_response(),
     })
 }
 
@@ -153,7 +165,7 @@ async fn create_many<R: Record>(
         rejected: query.skip_rejected.then_some(report.rejected),
         errors: report.rejections.into_iter().map(FieldError::from).collect(),
     };
-    Ok(Json(answer).into_response())
+    Ok(Json(Accepted::<R>::Bulk(answer)).into_response())
 }
 
 /// Whether the body begins like an array, and the request as it was.

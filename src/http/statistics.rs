@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
+use super::document::QueryProblems;
 use super::extract::{Path, Query};
 use super::problem::Problem;
 use super::sse;
@@ -70,7 +71,7 @@ struct CountsQuery {
 /// What to do about empty buckets.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Fill {
+pub(super) enum Fill {
     /// Include them.
     Zero,
 }
@@ -80,15 +81,15 @@ enum Fill {
 /// Non-empty buckets, newest first. With `Accept: text/event-stream` the same array comes at once and again after every
 /// change, as an unnamed message: `new EventSource(url).onmessage`.
 #[utoipa::path(
-    get, path = "/statistics/{metric}/{resolution}", tag = "statistics",
+    get, path = "/statistics/{metric}/{resolution}", operation_id = "get_counts", tag = "statistics",
     params(
-        ("metric" = String, Path, description = "`item-creation`, `transfers` or `user-creation`"),
-        ("resolution" = String, Path, description = "`millisecond`, `second`, `minute`, `hour`, `day`, `week`, `month`, `quarter` or `year`"),
+        ("metric" = Metric, Path, description = "What is counted"),
+        ("resolution" = Resolution, Path, description = "How wide the buckets are"),
         CountsQuery,
     ),
     responses(
         (status = 200, description = "The counts", content((Vec<Count> = "application/json"), (String = "text/event-stream"))),
-        (status = 422, description = "A parameter is wrong", body = Problem, content_type = "application/problem+json"),
+        QueryProblems,
     )
 )]
 async fn counts(
@@ -128,11 +129,11 @@ async fn counts(
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct StreamQuery {
-    /// Comma-separated: `item-creation`, `transfers`, `user-creation`; all, unless said otherwise.
-    #[param(example = "item-creation,transfers")]
+    /// Comma-separated; all, unless said otherwise.
+    #[param(value_type = Option<Vec<Metric>>, style = Form, explode = false, example = json!(["item-creation", "transfers"]))]
     metrics: Option<String>,
-    /// `millisecond`, `second`, `minute`, `hour`, `day`, `week`, `month`, `quarter` or `year`.
-    #[param(default = "minute")]
+    /// How wide the buckets are.
+    #[param(value_type = Option<Resolution>, default = "minute")]
     resolution: Option<String>,
     /// IANA name of the time zone by whose clocks hours, days and longer buckets go.
     #[param(default = "UTC", example = "Europe/Berlin")]
@@ -156,12 +157,11 @@ struct StreamQuery {
 /// - `heartbeat` `{time, lag_ms}`: every five seconds; the database's clock, and how long a notification takes
 /// - `status` `{status}`: `live`, or `stale` while the database cannot be heard
 #[utoipa::path(
-    get, path = "/statistics/stream", tag = "statistics",
-    params(StreamQuery, ("Last-Event-ID" = Option<String>, Header, description = "Resume after this message")),
+    get, path = "/statistics/stream", operation_id = "stream_counts", tag = "statistics",
+    params(StreamQuery, ("Last-Event-ID" = Option<String>, Header, nullable = false, description = "Resume after this message")),
     responses(
         (status = 200, description = "Events, until either side ends it", body = String, content_type = "text/event-stream"),
-        (status = 422, description = "A parameter is wrong", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many different series are being watched", body = Problem, content_type = "application/problem+json"),
+        QueryProblems,
     )
 )]
 async fn stream(

@@ -9,9 +9,10 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
+use super::document::{CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{Path, Query};
 use super::problem::Problem;
-use super::records::{self, CreateQuery, ListQuery};
+use super::records::{self, Accepted, CreateQuery, ListQuery};
 use crate::ledger::{self, NewTransfer, Page, Transfer};
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -22,15 +23,12 @@ pub(super) fn router() -> OpenApiRouter<App> {
 ///
 /// One from a JSON object, or many from a JSON array or NDJSON.
 #[utoipa::path(
-    post, path = "/transfers", tag = "ledger", params(CreateQuery),
-    request_body(content(
-        (NewTransfer = "application/json"), (Vec<NewTransfer> = "application/json"), (String = "application/x-ndjson"),
-    )),
+    post, path = "/transfers", operation_id = "create_transfers", tag = "ledger", params(CreateQuery),
+    request_body(content((OneOrMany<NewTransfer> = "application/json"), (String = "application/x-ndjson"))),
     responses(
-        (status = 201, description = "Created", body = Transfer, headers(("Location" = String))),
-        (status = 200, description = "The same row was there; or a bulk request was done (`BulkAnswer`)", body = Transfer),
-        (status = 409, description = "The id belongs to another row", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A field is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 201, description = "Created", body = Transfer, headers(("Location" = String, description = "Its path"))),
+        (status = 200, description = "The same row was there, or a bulk request is done", body = Accepted<Transfer>),
+        CreateProblems,
     )
 )]
 async fn create(
@@ -43,8 +41,8 @@ async fn create(
 
 /// List transfers, newest first
 #[utoipa::path(
-    get, path = "/transfers", tag = "ledger", params(ListQuery),
-    responses((status = 200, description = "A page", body = Page<Transfer>))
+    get, path = "/transfers", operation_id = "list_transfers", tag = "ledger", params(ListQuery),
+    responses((status = 200, description = "A page", body = Page<Transfer>), QueryProblems)
 )]
 async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<Transfer>>, Problem> {
     Ok(Json(ledger::list(&pool, query.page()?).await?))
@@ -52,11 +50,8 @@ async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Res
 
 /// Get a transfer
 #[utoipa::path(
-    get, path = "/transfers/{id}", tag = "ledger", params(("id" = Uuid, Path)),
-    responses(
-        (status = 200, description = "The transfer", body = Transfer),
-        (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
-    )
+    get, path = "/transfers/{id}", operation_id = "get_transfer", tag = "ledger", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The transfer", body = Transfer), LookupProblems)
 )]
 async fn get(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<Transfer>, Problem> {
     Ok(Json(ledger::get(&pool, id).await?))

@@ -9,9 +9,10 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
+use super::document::{CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{Path, Query};
 use super::problem::Problem;
-use super::records::{self, CreateQuery, ListAtQuery, ListQuery};
+use super::records::{self, Accepted, CreateQuery, ListAtQuery, ListQuery};
 use crate::ledger::{self, Item, NewUser, Page, User, user};
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -22,15 +23,12 @@ pub(super) fn router() -> OpenApiRouter<App> {
 ///
 /// One from a JSON object, or many from a JSON array or NDJSON.
 #[utoipa::path(
-    post, path = "/users", tag = "ledger", params(CreateQuery),
-    request_body(content(
-        (NewUser = "application/json"), (Vec<NewUser> = "application/json"), (String = "application/x-ndjson"),
-    )),
+    post, path = "/users", operation_id = "create_users", tag = "ledger", params(CreateQuery),
+    request_body(content((OneOrMany<NewUser> = "application/json"), (String = "application/x-ndjson"))),
     responses(
-        (status = 201, description = "Created", body = User, headers(("Location" = String))),
-        (status = 200, description = "The same row was there; or a bulk request was done (`BulkAnswer`)", body = User),
-        (status = 409, description = "The id belongs to another row", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A field is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 201, description = "Created", body = User, headers(("Location" = String, description = "Its path"))),
+        (status = 200, description = "The same row was there, or a bulk request is done", body = Accepted<User>),
+        CreateProblems,
     )
 )]
 async fn create(
@@ -43,8 +41,8 @@ async fn create(
 
 /// List users, newest first
 #[utoipa::path(
-    get, path = "/users", tag = "ledger", params(ListQuery),
-    responses((status = 200, description = "A page", body = Page<User>))
+    get, path = "/users", operation_id = "list_users", tag = "ledger", params(ListQuery),
+    responses((status = 200, description = "A page", body = Page<User>), QueryProblems)
 )]
 async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<User>>, Problem> {
     Ok(Json(ledger::list(&pool, query.page()?).await?))
@@ -52,11 +50,8 @@ async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Res
 
 /// Get a user
 #[utoipa::path(
-    get, path = "/users/{id}", tag = "ledger", params(("id" = Uuid, Path)),
-    responses(
-        (status = 200, description = "The user", body = User),
-        (status = 404, description = "There is none", body = Problem, content_type = "application/problem+json"),
-    )
+    get, path = "/users/{id}", operation_id = "get_user", tag = "ledger", params(("id" = Uuid, Path)),
+    responses((status = 200, description = "The user", body = User), LookupProblems)
 )]
 async fn get(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<User>, Problem> {
     Ok(Json(ledger::get(&pool, id).await?))
@@ -64,11 +59,9 @@ async fn get(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<Us
 
 /// List what a user owns, or owned at a moment
 #[utoipa::path(
-    get, path = "/users/{id}/items", tag = "ledger", params(("id" = Uuid, Path), ListAtQuery),
-    responses(
-        (status = 200, description = "A page of items, newest first", body = Page<Item>),
-        (status = 404, description = "There is no such user", body = Problem, content_type = "application/problem+json"),
-    )
+    get, path = "/users/{id}/items", operation_id = "list_user_items", tag = "ledger",
+    params(("id" = Uuid, Path), ListAtQuery),
+    responses((status = 200, description = "A page of items, newest first", body = Page<Item>), LookupProblems)
 )]
 async fn holdings(
     State(pool): State<PgPool>,

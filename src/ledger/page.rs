@@ -13,6 +13,7 @@ pub struct Page<T> {
     /// The rows, newest first.
     pub data: Vec<T>,
     /// Where the next page begins; null on the last one.
+    #[schema(required)]
     pub next_page_token: Option<String>,
 }
 

@@ -7,4 +7,5 @@ mod embedded;
 mod exactness;
 mod harness;
 mod reporting;
+mod openapi;
 mod smoke;
