@@ -10,7 +10,9 @@ pub mod page;
 pub mod transfer;
 pub mod user;
 
-use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use std::ops::RangeInclusive;
+
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use sqlx::postgres::{PgArguments, PgRow};
@@ -27,6 +29,9 @@ pub use user::{NewUser, User};
 /// Clocks differ a little; a timestamp further ahead than this would outrank every later transfer. The database has
 /// the same limit.
 pub const FUTURE_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
+
+/// The years of the moments that can be spoken of: the ledger begins with the first, and RFC 3339 ends with the last.
+pub const YEARS: RangeInclusive<i32> = 1..=9999;
 
 /// What the ledger says no to.
 #[derive(Debug, thiserror::Error)]
@@ -177,13 +182,9 @@ pub async fn list<R: Record>(pool: &PgPool, request: PageRequest) -> Result<Page
 fn check_moment(field: &'static str, moment: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Result<(), LedgerError> {
     match moment {
         Some(moment) if moment > now + FUTURE_TOLERANCE => Err(LedgerError::invalid(field, IN_FUTURE)),
-        Some(moment) if moment < year_one() => Err(LedgerError::invalid(field, TOO_EARLY)),
+        Some(moment) if moment.year() < *YEARS.start() => Err(LedgerError::invalid(field, TOO_EARLY)),
         _ => Ok(()),
     }
-}
-
-fn year_one() -> DateTime<Utc> {
-    DateTime::from_timestamp(-62_135_596_800, 0).unwrap_or_default()
 }
 
 /// Ids that the ledger gives are time-ordered (version 7) and, within a server, strictly ascending: of two transfers
@@ -192,7 +193,8 @@ fn id_or_new(id: &mut Option<Uuid>) -> Uuid {
     *id.get_or_insert_with(Uuid::now_v7)
 }
 
-/// Reads a timestamp to the microsecond, which is what the database keeps.
+/// Reads a timestamp as the database keeps it: to the microsecond, and a leap second as the second after it.
 fn microseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
-    Ok(Option::<DateTime<Utc>>::deserialize(deserializer)?.map(|moment| moment.trunc_subsecs(6)))
+    let moment = Option::<DateTime<Utc>>::deserialize(deserializer)?;
+    Ok(moment.and_then(|moment| DateTime::from_timestamp_micros(moment.timestamp_micros())))
 }

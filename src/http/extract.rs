@@ -4,10 +4,13 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use bytes::Bytes;
+use chrono::{DateTime, Datelike, Utc};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
 
 use super::problem::{Kind, Problem};
+use crate::ledger::YEARS;
 
 /// A single row is far smaller than this. Bulk requests are streams and have no limit but one a line.
 pub(super) const BODY_LIMIT: usize = 1024 * 1024;
@@ -90,6 +93,17 @@ fn named_field(message: &str) -> Option<&str> {
 /// Lines and columns help with malformed JSON, not with a wrong field.
 fn without_position(message: &str) -> String {
     message.rsplit_once(" at line ").map_or(message, |(text, _)| text).to_owned()
+}
+
+/// Reads a moment in a query. Neither calendars nor Postgres can reckon with everything that chrono can read.
+pub(super) fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let moment = Option::<DateTime<Utc>>::deserialize(deserializer)?;
+    match moment {
+        Some(moment) if !YEARS.contains(&moment.year()) => {
+            Err(D::Error::custom(format!("must lie in the years {} to {}", YEARS.start(), YEARS.end())))
+        }
+        _ => Ok(moment),
+    }
 }
 
 /// The query string.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::document::{ChangeProblems, CreateProblems, LookupProblems, OneOrMany, QueryProblems};
-use super::extract::{self, Path, Query};
+use super::extract::{self, Path, Query, moment};
 use super::problem::{Kind, Problem};
 use super::records::{self, Accepted, CreateQuery, ListQuery};
 use crate::ledger::{self, Item, NewItem, NewTransfer, Owner, Page, Transfer, transfer};
@@ -72,6 +72,7 @@ async fn get(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<It
 #[serde(deny_unknown_fields)]
 struct AtQuery {
     /// The moment; now, unless said otherwise.
+    #[serde(default, deserialize_with = "moment")]
     at: Option<DateTime<Utc>>,
 }
 

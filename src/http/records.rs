@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{MediaType, collect, from_json, media_type};
+use super::extract::{MediaType, collect, from_json, media_type, moment};
 use super::problem::{FieldError, Problem};
 use super::rows::rows;
 use crate::ledger::{self, LedgerError, Outcome, PageRequest, PageToken, Record, bulk};
@@ -44,6 +44,7 @@ impl ListQuery {
 #[serde(deny_unknown_fields)]
 pub(super) struct ListAtQuery {
     /// The moment; now, unless said otherwise.
+    #[serde(default, deserialize_with = "moment")]
     pub(super) at: Option<DateTime<Utc>>,
     /// At most so many rows, 1 to 1000.
     #[param(minimum = 1, maximum = 1000, default = 100)]

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::document::QueryProblems;
-use super::extract::{Path, Query};
+use super::extract::{Path, Query, moment};
 use super::problem::Problem;
 use super::sse;
 use crate::hub::frame::{bucket_time, fill_gaps};
@@ -52,8 +52,10 @@ struct Count {
 #[serde(deny_unknown_fields)]
 struct CountsQuery {
     /// From the bucket that contains this moment on.
+    #[serde(default, deserialize_with = "moment")]
     from: Option<DateTime<Utc>>,
     /// Up to this moment; a bucket that contains it is whole.
+    #[serde(default, deserialize_with = "moment")]
     to: Option<DateTime<Utc>>,
     /// IANA name of the time zone by whose clocks hours, days and longer buckets go.
     #[param(default = "UTC", example = "Europe/Berlin")]
@@ -103,11 +105,11 @@ async fn counts(
     let calendar = parse_calendar(&resolution, query.timezone.as_deref())?;
     check_base_item(&pool, &[metric], query.base_item_id).await?;
     let limit = within("limit", query.limit.unwrap_or(DEFAULT_LIMIT), 1, MOST_BUCKETS)?;
-    let from = query.from.map(|from| calendar.start_of(from.timestamp_millis()));
-    let to = query.to.map(|to| end_covering(calendar, to));
-    if from.zip(to).is_some_and(|(from, to)| from >= to) {
+    if query.from.zip(query.to).is_some_and(|(from, to)| from >= to) {
         return Err(Problem::field("to", "must be later than from"));
     }
+    let from = query.from.map(|from| calendar.start_of(from.timestamp_millis()));
+    let to = query.to.map(|to| end_covering(calendar, to));
     let extent = Extent::Latest { from, to, limit };
     let key = SeriesKey { metric, calendar, base_item: query.base_item_id, extent };
     if wants_events(&headers) {

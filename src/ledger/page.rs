@@ -2,10 +2,12 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+use super::YEARS;
 
 /// One page of a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -66,7 +68,9 @@ impl std::str::FromStr for PageToken {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| MalformedPageToken)?;
         let (moment, id) = bytes.split_first_chunk::<8>().ok_or(MalformedPageToken)?;
-        let moment = DateTime::from_timestamp_micros(i64::from_be_bytes(*moment)).ok_or(MalformedPageToken)?;
+        let moment = DateTime::from_timestamp_micros(i64::from_be_bytes(*moment))
+            .filter(|moment| YEARS.contains(&moment.year()))
+            .ok_or(MalformedPageToken)?;
         Ok(Self { moment, id: Uuid::from_slice(id).map_err(|_| MalformedPageToken)? })
     }
 }
