@@ -70,16 +70,23 @@ pub(super) fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem>
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
         let source = error.into_inner();
-        if source.is_data() {
-            let message = without_position(&source.to_string());
-            let field = named_field(&message).map(str::to_owned).unwrap_or(path);
-            if field == "." { Problem::new(Kind::InvalidField, message) } else { Problem::field(field, message) }
-        } else {
-            Problem::new(Kind::MalformedJson, source.to_string())
+        if !source.is_data() {
+            return malformed(&source);
         }
+        // A field may be wrong before the text stops being JSON.
+        if let Err(error) = serde_json::from_slice::<serde_json::Value>(bytes) {
+            return malformed(&error);
+        }
+        let message = without_position(&source.to_string());
+        let field = named_field(&message).map(str::to_owned).unwrap_or(path);
+        if field == "." { Problem::new(Kind::InvalidField, message) } else { Problem::field(field, message) }
     })?;
-    deserializer.end().map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))?;
+    deserializer.end().map_err(|error| malformed(&error))?;
     Ok(value)
+}
+
+fn malformed(error: &serde_json::Error) -> Problem {
+    Problem::new(Kind::MalformedJson, error.to_string())
 }
 
 /// Serde names a missing or unknown field in its message only.
