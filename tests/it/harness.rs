@@ -131,6 +131,18 @@ impl Server {
         server
     }
 
+    /// How many base items, users, items and transfers the ledger has.
+    pub async fn rows(&self) -> [i64; 4] {
+        let (base_items, users, items, transfers) = sqlx::query_as(
+            "select (select count(*) from base_items), (select count(*) from users),
+                (select count(*) from items), (select count(*) from transfers)",
+        )
+        .fetch_one(&self.database.pool)
+        .await
+        .expect("the tables can be counted");
+        [base_items, users, items, transfers]
+    }
+
     /// Stops the server in order.
     pub async fn stop(mut self) {
         self.shutdown.cancel();

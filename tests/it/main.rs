@@ -7,5 +7,6 @@ mod embedded;
 mod exactness;
 mod harness;
 mod reporting;
+mod ledger;
 mod openapi;
 mod smoke;
