@@ -64,8 +64,16 @@ pub(super) async fn collect(request: Request) -> Result<Bytes, Problem> {
     }
 }
 
-/// Reads JSON: what is no JSON is malformed, and what is JSON but not what was expected has a field that is wrong.
+/// Reads a JSON object: what is no JSON is malformed, and what is JSON but not what was expected has a field that is
+/// wrong.
 pub(super) fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // Serde would also take the fields from an array, by position.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(match serde_json::from_slice::<serde_json::Value>(bytes) {
+            Ok(_) => Problem::new(Kind::InvalidField, "must be a JSON object"),
+            Err(error) => malformed(&error),
+        });
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
@@ -86,7 +94,11 @@ pub(super) fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem>
 }
 
 fn malformed(error: &serde_json::Error) -> Problem {
-    Problem::new(Kind::MalformedJson, error.to_string())
+    let detail = error.to_string();
+    // Rows are single lines: which of a request's lines it is, only the caller knows.
+    let detail =
+        if error.line() == 1 { format!("{} at column {}", without_position(&detail), error.column()) } else { detail };
+    Problem::new(Kind::MalformedJson, detail)
 }
 
 /// Serde names a missing or unknown field in its message only.

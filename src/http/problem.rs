@@ -69,6 +69,10 @@ pub enum Kind {
 }
 
 impl Kind {
+    fn urn(self) -> String {
+        format!("urn:newcycle:problem:{}", self.describe().1)
+    }
+
     fn describe(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON"),
@@ -96,14 +100,8 @@ impl Kind {
 impl Problem {
     /// A problem of that kind.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        let (status, name, title) = kind.describe();
-        Self {
-            kind: format!("urn:newcycle:problem:{name}"),
-            title,
-            status: status.as_u16(),
-            detail: detail.into(),
-            errors: Vec::new(),
-        }
+        let (status, _, title) = kind.describe();
+        Self { kind: kind.urn(), title, status: status.as_u16(), detail: detail.into(), errors: Vec::new() }
     }
 
     /// A field that is wrong.
@@ -114,9 +112,18 @@ impl Problem {
         problem
     }
 
+    /// Whether it is a problem of that kind.
+    pub fn is(&self, kind: Kind) -> bool {
+        self.kind == kind.urn()
+    }
+
     /// Rows of a bulk request that were not taken, and with them none.
     pub fn rejected(report: Report) -> Self {
-        let kind = if report.conflicts == report.rejected { Kind::Conflict } else { Kind::InvalidField };
+        let kind = match report {
+            Report { malformed: 1.., .. } => Kind::MalformedJson,
+            Report { conflicts, rejected, .. } if conflicts == rejected => Kind::Conflict,
+            _ => Kind::InvalidField,
+        };
         let rows = if report.rejected == 1 { "1 row is".to_owned() } else { format!("{} rows are", report.rejected) };
         let mut problem = Self::new(kind, format!("{rows} wrong, so nothing was inserted"));
         problem.errors = report.rejections.into_iter().map(FieldError::from).collect();

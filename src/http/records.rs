@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{MediaType, collect, from_json, media_type, moment};
+use super::extract::{BODY_LIMIT, MediaType, collect, from_json, media_type, moment};
 use super::problem::{FieldError, Problem};
 use super::rows::rows;
 use crate::ledger::{self, LedgerError, Outcome, PageRequest, PageToken, Record, bulk};
@@ -174,6 +174,7 @@ async fn peek(request: Request) -> Result<(bool, Request), Problem> {
     let (parts, body) = request.into_parts();
     let mut stream = body.into_data_stream();
     let mut seen = Vec::new();
+    let mut blanks = 0;
     let is_array = loop {
         match stream.next().await {
             None => break false,
@@ -182,9 +183,11 @@ async fn peek(request: Request) -> Result<(bool, Request), Problem> {
             }
             Some(Ok(bytes)) => {
                 let first = bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace());
+                blanks += bytes.len();
                 seen.push(Ok(bytes));
-                if let Some(first) = first {
-                    break first == b'[';
+                // What does not begin within the limit is read as one row, which is then too large.
+                if first.is_some() || blanks > BODY_LIMIT {
+                    break first == Some(b'[');
                 }
             }
         }

@@ -1,13 +1,13 @@
 //! Rows of a bulk request, one by one as they arrive: lines of NDJSON, or the elements of a JSON array.
 
 use axum::body::{Body, BodyDataStream};
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
 use serde::de::DeserializeOwned;
 
 use super::extract::{BODY_LIMIT, MediaType, from_json};
 use super::problem::{Kind, Problem};
-use crate::ledger::bulk::{Line, Rejection};
+use crate::ledger::bulk::{Fault, Line, Rejection};
 
 /// The rows in the body. A row that cannot be read is handed on with its line; only a body that cannot be taken apart
 /// at all is an error.
@@ -37,9 +37,12 @@ async fn next_row(body: &mut BodyDataStream, splitter: &mut Splitter) -> Result<
 
 /// Reads one row.
 pub fn parse<N: DeserializeOwned>(number: u64, bytes: &[u8]) -> Line<N> {
-    let content = from_json(bytes).map_err(|problem: Problem| match problem.errors.into_iter().next() {
-        Some(error) => Rejection { line: number, field: error.field, detail: error.detail },
-        None => Rejection { line: number, field: None, detail: problem.detail },
+    let content = from_json(bytes).map_err(|problem: Problem| {
+        let fault = if problem.is(Kind::MalformedJson) { Fault::Malformed } else { Fault::Invalid };
+        match problem.errors.into_iter().next() {
+            Some(error) => Rejection { line: number, fault, field: error.field, detail: error.detail },
+            None => Rejection { line: number, fault, field: None, detail: problem.detail },
+        }
     });
     Line { number, content }
 }
@@ -48,7 +51,7 @@ pub fn parse<N: DeserializeOwned>(number: u64, bytes: &[u8]) -> Line<N> {
 #[derive(Debug)]
 struct Splitter {
     media_type: MediaType,
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     /// Everything before has been looked at.
     scanned: usize,
     number: u64,
@@ -73,7 +76,7 @@ enum Array {
 
 impl Splitter {
     fn new(media_type: MediaType) -> Self {
-        Self { media_type, buffer: Vec::new(), scanned: 0, number: 0, array: Array::Before }
+        Self { media_type, buffer: BytesMut::new(), scanned: 0, number: 0, array: Array::Before }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -83,12 +86,11 @@ impl Splitter {
     /// The next row, if it is complete.
     fn take(&mut self) -> Result<Option<(u64, Bytes)>, Problem> {
         let row = match self.media_type {
-            MediaType::Ndjson => self.take_line(),
+            MediaType::Ndjson => self.take_line()?,
             MediaType::Json => self.take_element()?,
         };
         if row.is_none() && self.buffer.len() > BODY_LIMIT {
-            let detail = format!("Row {} has more than {BODY_LIMIT} bytes", self.number + 1);
-            return Err(Problem::new(Kind::TooLarge, detail));
+            return Err(too_large(self.number + 1));
         }
         Ok(row)
     }
@@ -98,24 +100,24 @@ impl Splitter {
         match self.media_type {
             MediaType::Ndjson if self.buffer.is_empty() => Ok(None),
             MediaType::Ndjson => {
-                self.buffer.push(b'\n');
-                Ok(self.take_line())
+                self.push(b"\n");
+                self.take_line()
             }
             MediaType::Json if self.array == Array::End => Ok(None),
             MediaType::Json => Err(Problem::new(Kind::MalformedJson, "The array ends before its closing bracket")),
         }
     }
 
-    fn take_line(&mut self) -> Option<(u64, Bytes)> {
-        loop {
-            let end = self.scanned + self.buffer[self.scanned..].iter().position(|&byte| byte == b'\n')?;
-            self.number += 1;
-            let line = self.cut(0, end, end + 1);
+    fn take_line(&mut self) -> Result<Option<(u64, Bytes)>, Problem> {
+        while let Some(length) = self.buffer[self.scanned..].iter().position(|&byte| byte == b'\n') {
+            let line = self.cut(self.scanned + length)?;
             // Blank lines are allowed, and counted.
             if !line.iter().all(u8::is_ascii_whitespace) {
-                return Some((self.number, line));
+                return Ok(Some((self.number, line)));
             }
         }
+        self.scanned = self.buffer.len();
+        Ok(None)
     }
 
     fn take_element(&mut self) -> Result<Option<(u64, Bytes)>, Problem> {
@@ -130,8 +132,8 @@ impl Splitter {
                 }
                 (Array::Element { depth: 0, .. }, b',' | b']') => {
                     self.array = if byte == b',' { Array::Next } else { Array::End };
-                    self.number += 1;
-                    return Ok(Some((self.number, self.cut(0, at, at + 1))));
+                    let row = self.cut(at)?;
+                    return Ok(Some((self.number, row)));
                 }
                 (Array::Element { depth, .. }, _) => {
                     let depth = match byte {
@@ -163,17 +165,23 @@ impl Splitter {
         Ok(None)
     }
 
-    fn cut(&mut self, start: usize, end: usize, next: usize) -> Bytes {
-        let row = Bytes::copy_from_slice(&self.buffer[start..end]);
-        self.buffer.drain(..next);
+    /// Takes out the row that ends before this byte, and the byte.
+    fn cut(&mut self, end: usize) -> Result<Bytes, Problem> {
+        let row = self.buffer.split_to(end).freeze();
+        self.buffer.advance(1);
         self.scanned = 0;
-        row
+        self.number += 1;
+        if row.len() > BODY_LIMIT { Err(too_large(self.number)) } else { Ok(row) }
     }
 
     fn drop_scanned(&mut self) {
-        self.buffer.drain(..self.scanned);
+        self.buffer.advance(self.scanned);
         self.scanned = 0;
     }
+}
+
+fn too_large(number: u64) -> Problem {
+    Problem::new(Kind::TooLarge, format!("Row {number} has more than {BODY_LIMIT} bytes"))
 }
 
 #[cfg(test)]

@@ -34,11 +34,25 @@ pub struct Line<N> {
 pub struct Rejection {
     /// The line, counted from 1; in a JSON array, the position of the element.
     pub line: u64,
+    /// What kind of fault it has.
+    #[serde(skip)]
+    pub fault: Fault,
     /// The field that is wrong, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     /// What is wrong with it.
     pub detail: String,
+}
+
+/// What kind of fault a row has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It cannot be read at all.
+    Malformed,
+    /// It has a field that is wrong.
+    Invalid,
+    /// Its id belongs to another row.
+    Conflict,
 }
 
 /// What became of the rows.
@@ -50,15 +64,19 @@ pub struct Report {
     pub unchanged: u64,
     /// How many were not taken.
     pub rejected: u64,
-    /// How many of those because their id belongs to another row.
+    /// How many of those could not be read.
+    pub malformed: u64,
+    /// How many of those have the id of another row.
     pub conflicts: u64,
-    /// The first of those, by line.
+    /// The first of the rejected ones, by line.
     pub rejections: Vec<Rejection>,
 }
 
 impl Report {
     fn reject(&mut self, rejection: Rejection) {
         self.rejected += 1;
+        self.malformed += u64::from(rejection.fault == Fault::Malformed);
+        self.conflicts += u64::from(rejection.fault == Fault::Conflict);
         self.rejections.push(rejection);
         if self.rejections.len() >= 2 * DESCRIBED_REJECTIONS {
             self.keep_the_first();
@@ -142,15 +160,16 @@ pub async fn load<R: Record, E>(
     for reject_orphans in R::REJECT_ORPHANS {
         for row in sqlx::query(*reject_orphans).fetch_all(&mut *connection).await? {
             let line = row.try_get::<i64, _>(0)?.cast_unsigned();
-            report.reject(Rejection { line, field: Some(row.try_get(1)?), detail: row.try_get(2)? });
+            let (field, detail) = (Some(row.try_get(1)?), row.try_get(2)?);
+            report.reject(Rejection { line, fault: Fault::Invalid, field, detail });
             staged -= 1;
         }
     }
     report.inserted = sqlx::query(R::MERGE).execute(&mut *connection).await?.rows_affected();
     for line in sqlx::query_scalar::<_, i64>(R::CONFLICTS).fetch_all(&mut *connection).await? {
+        let (line, field) = (line.cast_unsigned(), Some("id".to_owned()));
         let detail = format!("a {} with this id exists with other content", R::WHAT);
-        report.reject(Rejection { line: line.cast_unsigned(), field: Some("id".to_owned()), detail });
-        report.conflicts += 1;
+        report.reject(Rejection { line, fault: Fault::Conflict, field, detail });
     }
     sqlx::query(R::UNSTAGE).execute(&mut *connection).await?;
     report.unchanged = staged.saturating_sub(report.inserted + report.conflicts);
@@ -160,12 +179,11 @@ pub async fn load<R: Record, E>(
 
 /// The same refusal, for a line.
 pub fn rejection(line: u64, error: &LedgerError) -> Rejection {
-    match error {
-        LedgerError::Invalid { field, reason } => {
-            Rejection { line, field: Some((*field).to_owned()), detail: reason.clone() }
-        }
-        other => Rejection { line, field: None, detail: other.to_string() },
-    }
+    let (field, detail) = match error {
+        LedgerError::Invalid { field, reason } => (Some((*field).to_owned()), reason.clone()),
+        other => (None, other.to_string()),
+    };
+    Rejection { line, fault: Fault::Invalid, field, detail }
 }
 
 /// Writes one row of COPY's binary format.
