@@ -3,6 +3,8 @@
 #![expect(unreachable_pub, reason = "the modules of one test binary")]
 
 mod api;
+mod append_only;
+mod bulk;
 mod embedded;
 mod exactness;
 mod harness;
