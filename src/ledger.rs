@@ -123,6 +123,8 @@ pub trait Record: Serialize + for<'r> FromRow<'r, PgRow> + Send + Unpin + 'stati
     const MERGE: &'static str;
     /// The lines whose ids belong to other rows.
     const CONFLICTS: &'static str;
+    /// Makes room for more of the same load.
+    const CLEAR: &'static str;
     /// Ends the load.
     const UNSTAGE: &'static str;
     /// The id.

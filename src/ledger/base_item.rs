@@ -59,6 +59,7 @@ impl Record for BaseItem {
         order by id, line on conflict (id) do nothing";
     const CONFLICTS: &'static str = "select s.line from staged_base_items s join base_items r on r.id = s.id
         where r.description <> s.description or r.created_at <> s.created_at";
+    const CLEAR: &'static str = "truncate staged_base_items";
     const UNSTAGE: &'static str = "drop table staged_base_items";
 
     fn id(&self) -> Uuid {

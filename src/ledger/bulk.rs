@@ -1,15 +1,21 @@
 //! Many rows at once, from a file or a stream: through COPY into a staging table, checked set-wise, then merged into
-//! the ledger in one statement. Memory stays bounded at any size. The caller owns the transaction, so that it decides
+//! the ledger, many rows a statement. Memory stays bounded at any size, here and in Postgres. The caller owns the transaction, so that it decides
 //! whether some rejected rows undo the rest.
 
+use std::pin::Pin;
+
 use chrono::{DateTime, Utc};
-use futures_util::{Stream, StreamExt, pin_mut};
+use futures_util::{Stream, StreamExt, TryStreamExt, pin_mut};
 use sqlx::{PgConnection, Row};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{LedgerError, NewRecord, Record};
 
+/// So many rows are checked and merged at a time. Postgres remembers something for every row of a statement until the
+/// statement ends (the rows to look up parents for, the rows to count), and this bounds it, as well as the sorting. Much
+/// fewer, and the statements themselves would begin to show.
+const BATCH: u64 = 50_000;
 /// Rows are sent to Postgres in pieces of about this many bytes.
 const CHUNK: usize = 256 * 1024;
 /// So many rejected rows are described; the rest are only counted.
@@ -110,71 +116,106 @@ impl<E> From<sqlx::Error> for LoadError<E> {
 pub async fn load<R: Record, E>(
     connection: &mut PgConnection,
     lines: impl Stream<Item = Result<Line<R::New>, E>>,
-    mut progress: impl FnMut(u64),
+    progress: impl FnMut(u64),
 ) -> Result<Report, LoadError<E>> {
-    let mut report = Report::default();
-    let now = Utc::now();
-    sqlx::query(R::STAGE).execute(&mut *connection).await?;
-
-    let mut copy = connection.copy_in_raw(R::COPY).await?;
-    let mut buffer = COPY_HEADER.to_vec();
-    let mut read = 0;
-    let mut staged = 0_u64;
     pin_mut!(lines);
-    let input = loop {
-        let line = match lines.next().await {
-            Some(Ok(line)) => line,
-            Some(Err(error)) => break Err(error),
-            None => break Ok(()),
-        };
-        read += 1;
-        let number = line.number;
-        let checked = line.content.and_then(|mut new| match new.validate(now) {
-            Ok(_) => Ok(new),
-            Err(error) => Err(rejection(number, &error)),
-        });
-        match checked {
-            Ok(new) => {
-                let mut row = CopyRow::begin(&mut buffer);
-                row.bigint(number.cast_signed());
-                new.copy(&mut row);
-                row.end();
-                staged += 1;
-            }
-            Err(rejection) => report.reject(rejection),
+    let mut loader = Loader { lines, progress, read: 0, report: Report::default() };
+    sqlx::query(R::STAGE).execute(&mut *connection).await?;
+    loop {
+        let (staged, more) = loader.stage::<R, E>(connection).await?;
+        loader.merge::<R>(connection, staged).await?;
+        if !more {
+            break;
         }
-        if buffer.len() >= CHUNK {
-            copy.send(std::mem::take(&mut buffer)).await?;
-            progress(read);
-        }
-    };
-    if let Err(error) = input {
-        copy.abort("the input broke off").await?;
-        return Err(LoadError::Input(error));
-    }
-    buffer.extend_from_slice(&COPY_TRAILER);
-    copy.send(buffer).await?;
-    copy.finish().await?;
-    progress(read);
-
-    for reject_orphans in R::REJECT_ORPHANS {
-        for row in sqlx::query(*reject_orphans).fetch_all(&mut *connection).await? {
-            let line = row.try_get::<i64, _>(0)?.cast_unsigned();
-            let (field, detail) = (Some(row.try_get(1)?), row.try_get(2)?);
-            report.reject(Rejection { line, fault: Fault::Invalid, field, detail });
-            staged -= 1;
-        }
-    }
-    report.inserted = sqlx::query(R::MERGE).execute(&mut *connection).await?.rows_affected();
-    for line in sqlx::query_scalar::<_, i64>(R::CONFLICTS).fetch_all(&mut *connection).await? {
-        let (line, field) = (line.cast_unsigned(), Some("id".to_owned()));
-        let detail = format!("a {} with this id exists with other content", R::WHAT);
-        report.reject(Rejection { line, fault: Fault::Conflict, field, detail });
+        sqlx::query(R::CLEAR).execute(&mut *connection).await?;
     }
     sqlx::query(R::UNSTAGE).execute(&mut *connection).await?;
-    report.unchanged = staged.saturating_sub(report.inserted + report.conflicts);
-    report.keep_the_first();
-    Ok(report)
+    loader.report.keep_the_first();
+    Ok(loader.report)
+}
+
+/// A load under way.
+struct Loader<'a, S, P> {
+    lines: Pin<&'a mut S>,
+    progress: P,
+    read: u64,
+    report: Report,
+}
+
+impl<S, P: FnMut(u64)> Loader<'_, S, P> {
+    /// Copies the next rows into the staging table. How many, and whether there may be more.
+    async fn stage<R: Record, E>(&mut self, connection: &mut PgConnection) -> Result<(u64, bool), LoadError<E>>
+    where
+        S: Stream<Item = Result<Line<R::New>, E>>,
+    {
+        let mut copy = connection.copy_in_raw(R::COPY).await?;
+        let mut buffer = COPY_HEADER.to_vec();
+        let mut staged = 0;
+        let more = loop {
+            if staged == BATCH {
+                break true;
+            }
+            let line = match self.lines.next().await {
+                Some(Ok(line)) => line,
+                Some(Err(error)) => {
+                    copy.abort("the input broke off").await?;
+                    return Err(LoadError::Input(error));
+                }
+                None => break false,
+            };
+            self.read += 1;
+            let number = line.number;
+            let checked = line.content.and_then(|mut new| match new.validate(Utc::now()) {
+                Ok(_) => Ok(new),
+                Err(error) => Err(rejection(number, &error)),
+            });
+            match checked {
+                Ok(new) => {
+                    let mut row = CopyRow::begin(&mut buffer);
+                    row.bigint(number.cast_signed());
+                    new.copy(&mut row);
+                    row.end();
+                    staged += 1;
+                }
+                Err(rejection) => self.report.reject(rejection),
+            }
+            if buffer.len() >= CHUNK {
+                copy.send(std::mem::take(&mut buffer)).await?;
+                (self.progress)(self.read);
+            }
+        };
+        buffer.extend_from_slice(&COPY_TRAILER);
+        copy.send(buffer).await?;
+        copy.finish().await?;
+        (self.progress)(self.read);
+        Ok((staged, more))
+    }
+
+    /// Moves what is staged into the ledger, but for rows that cannot be there.
+    async fn merge<R: Record>(&mut self, connection: &mut PgConnection, mut staged: u64) -> Result<(), sqlx::Error> {
+        let report = &mut self.report;
+        for reject_orphans in R::REJECT_ORPHANS {
+            let mut orphans = sqlx::query(*reject_orphans).fetch(&mut *connection);
+            while let Some(row) = orphans.try_next().await? {
+                let line = row.try_get::<i64, _>(0)?.cast_unsigned();
+                let (field, detail) = (Some(row.try_get(1)?), row.try_get(2)?);
+                report.reject(Rejection { line, fault: Fault::Invalid, field, detail });
+                staged -= 1;
+            }
+        }
+        let inserted = sqlx::query(R::MERGE).execute(&mut *connection).await?.rows_affected();
+        let mut conflicts = 0;
+        let mut lines = sqlx::query_scalar::<_, i64>(R::CONFLICTS).fetch(&mut *connection);
+        while let Some(line) = lines.try_next().await? {
+            let (line, field) = (line.cast_unsigned(), Some("id".to_owned()));
+            let detail = format!("a {} with this id exists with other content", R::WHAT);
+            report.reject(Rejection { line, fault: Fault::Conflict, field, detail });
+            conflicts += 1;
+        }
+        report.inserted += inserted;
+        report.unchanged += staged.saturating_sub(inserted + conflicts);
+        Ok(())
+    }
 }
 
 /// The same refusal, for a line.

@@ -57,6 +57,7 @@ impl Record for Item {
         order by id, line on conflict (id) do nothing";
     const CONFLICTS: &'static str = "select s.line from staged_items s join items r on r.id = s.id
         where r.base_item_id <> s.base_item_id or r.created_at <> s.created_at";
+    const CLEAR: &'static str = "truncate staged_items";
     const UNSTAGE: &'static str = "drop table staged_items";
 
     fn id(&self) -> Uuid {

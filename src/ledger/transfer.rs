@@ -67,6 +67,7 @@ impl Record for Transfer {
         order by id, line on conflict (id) do nothing";
     const CONFLICTS: &'static str = "select s.line from staged_transfers s join transfers r on r.id = s.id
         where r.item_id <> s.item_id or r.owner_id <> s.owner_id or r.timestamp <> s.timestamp";
+    const CLEAR: &'static str = "truncate staged_transfers";
     const UNSTAGE: &'static str = "drop table staged_transfers";
 
     fn id(&self) -> Uuid {

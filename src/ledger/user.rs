@@ -53,6 +53,7 @@ impl Record for User {
         order by id, line on conflict (id) do nothing";
     const CONFLICTS: &'static str = "select s.line from staged_users s join users r on r.id = s.id
         where r.created_at <> s.created_at";
+    const CLEAR: &'static str = "truncate staged_users";
     const UNSTAGE: &'static str = "drop table staged_users";
 
     fn id(&self) -> Uuid {

@@ -8,7 +8,7 @@ mod bulk;
 mod embedded;
 mod exactness;
 mod harness;
-mod reporting;
 mod ledger;
 mod openapi;
+mod reporting;
 mod smoke;
