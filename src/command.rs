@@ -1,11 +1,14 @@
 //! The command line: one binary, every setting as a flag and as an environment variable.
 
+pub mod import;
 pub mod ready;
 pub mod serve;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use crate::database::{Database, DatabaseSettings};
 use crate::http;
@@ -42,6 +45,8 @@ enum Command {
     Serve(serve::ServeSettings),
     /// Bring the database's schema up to date and stop; `serve` does so by itself
     Migrate,
+    /// Load files into the ledger, with ids and times of their own: all of it or nothing
+    Import(import::ImportSettings),
     /// Print the OpenAPI document of the REST interface
     Openapi,
     /// Exit with 0 if the server at the address is ready, for container health checks
@@ -76,16 +81,34 @@ async fn execute(line: CommandLine) -> Result<ExitCode, CommandError> {
             migrated?;
             tracing::info!("the schema is up to date");
         }
+        Command::Import(settings) => return import::run(&settings, &line.database).await,
         Command::Openapi => print(&http::openapi().to_pretty_json()?),
         Command::Ready(settings) => return Ok(ready::run(&settings).await),
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// Ctrl-C and a service manager's request both ask for an orderly end.
+async fn cancel_on_signal(shutdown: CancellationToken) -> std::io::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    shutdown.cancel();
+    Ok(())
+}
+
 /// What a command is for goes to standard output; logs do not.
 #[expect(clippy::print_stdout, reason = "the result of a command")]
 fn print(text: &str) {
     println!("{text}");
+}
+
+/// What people want to know while a command works goes to standard error.
+#[expect(clippy::print_stderr, reason = "what a command says while it works")]
+fn tell(text: &str) {
+    eprintln!("{text}");
 }
 
 /// The error and what caused it, on one line.

@@ -3,10 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{CommandError, print};
+use super::{CommandError, cancel_on_signal, print};
 use crate::database::{Database, DatabaseSettings};
 use crate::server;
 
@@ -35,7 +34,7 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
     let server = listeners[0].local_addr()?;
     let dashboard = listeners[listeners.len() - 1].local_addr()?;
     let shutdown = CancellationToken::new();
-    let _stop_on_signal = tokio::spawn(on_signal(shutdown.clone()));
+    let _stop_on_signal = tokio::spawn(cancel_on_signal(shutdown.clone()));
 
     let Some(database) = shutdown.run_until_cancelled(Database::open(database)).await.transpose()? else {
         return Ok(());
@@ -53,15 +52,4 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
     tracing::info!("stopping");
     database.close().await;
     served
-}
-
-/// Ctrl-C and a service manager's request both ask for an orderly end.
-async fn on_signal(shutdown: CancellationToken) -> std::io::Result<()> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    shutdown.cancel();
-    Ok(())
 }

@@ -11,4 +11,5 @@ mod harness;
 mod ledger;
 mod openapi;
 mod reporting;
+mod import;
 mod smoke;
