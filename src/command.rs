@@ -1,5 +1,6 @@
 //! The command line: one binary, every setting as a flag and as an environment variable.
 
+pub mod demo;
 pub mod import;
 pub mod ready;
 pub mod serve;
@@ -47,6 +48,8 @@ enum Command {
     Migrate,
     /// Load files into the ledger, with ids and times of their own: all of it or nothing
     Import(import::ImportSettings),
+    /// Let things happen on a running server: a stream of made-up items, users and transfers, for a look at the pages
+    Demo(demo::DemoSettings),
     /// Print the OpenAPI document of the REST interface
     Openapi,
     /// Exit with 0 if the server at the address is ready, for container health checks
@@ -82,6 +85,7 @@ async fn execute(line: CommandLine) -> Result<ExitCode, CommandError> {
             tracing::info!("the schema is up to date");
         }
         Command::Import(settings) => return import::run(&settings, &line.database).await,
+        Command::Demo(settings) => demo::run(&settings).await?,
         Command::Openapi => print(&http::openapi().to_pretty_json()?),
         Command::Ready(settings) => return Ok(ready::run(&settings).await),
     }

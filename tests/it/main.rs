@@ -5,6 +5,7 @@
 mod api;
 mod append_only;
 mod bulk;
+mod demo;
 mod embedded;
 mod exactness;
 mod harness;

@@ -1,0 +1,119 @@
+//! A client of the REST interface that tells "no" from "nobody there".
+
+use std::error::Error;
+use std::time::Duration;
+
+use reqwest::{Client, RequestBuilder, StatusCode, Url};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+/// A server that takes longer to answer is as good as away. Longer than its own limit for reaching the database.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why there is no good answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// Nobody answers, or only to say that they cannot now. Whether the request was done is not known.
+    #[error("{0}")]
+    Away(String),
+    /// The server says no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What became of a bulk request.
+#[derive(Debug, Deserialize)]
+pub(super) struct BulkAnswer {
+    pub(super) inserted: u64,
+    pub(super) unchanged: u64,
+}
+
+/// A page of a list.
+#[derive(Debug, Deserialize)]
+pub(super) struct Page<R> {
+    pub(super) data: Vec<R>,
+}
+
+/// A user or an item, as far as the demo wants to know.
+#[derive(Debug, Deserialize)]
+pub(super) struct Row {
+    pub(super) id: Uuid,
+    pub(super) base_item_id: Option<Uuid>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Problem {
+    detail: String,
+}
+
+/// A server.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    url: String,
+    client: Client,
+}
+
+impl Server {
+    /// The server at an address, with so many connections to keep.
+    pub(super) fn new(url: &Url, connections: usize) -> Result<Self, reqwest::Error> {
+        let client = Client::builder().timeout(TIMEOUT).pool_max_idle_per_host(connections).build()?;
+        Ok(Self { url: url.as_str().trim_end_matches('/').to_owned(), client })
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether it is ready.
+    pub(super) async fn ready(&self) -> Result<(), Failure> {
+        self.send(self.client.get(format!("{}/readyz", self.url))).await.map(drop)
+    }
+
+    /// The newest rows.
+    pub(super) async fn newest(&self, path: &str) -> Result<Page<Row>, Failure> {
+        decode(&self.send(self.client.get(format!("{}{path}?page_size=1000", self.url))).await?)
+    }
+
+    /// Creates one row.
+    pub(super) async fn create(&self, path: &str, body: &serde_json::Value) -> Result<(), Failure> {
+        self.send(self.client.post(format!("{}{path}", self.url)).json(body)).await.map(drop)
+    }
+
+    /// Creates those that are new.
+    pub(super) async fn create_all(&self, path: &str, bodies: &[serde_json::Value]) -> Result<BulkAnswer, Failure> {
+        decode(&self.send(self.client.post(format!("{}{path}?skip_rejected=true", self.url)).json(bodies)).await?)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Vec<u8>, Failure> {
+        let away = |error: reqwest::Error| Failure::Away(root_cause(&error));
+        let response = request.send().await.map_err(away)?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(away)?;
+        if status.is_success() {
+            return Ok(body.to_vec());
+        }
+        let problem = serde_json::from_slice(&body).map(|problem: Problem| format!(": {}", problem.detail));
+        let text = format!("{status}{}", problem.unwrap_or_default());
+        Err(match status {
+            // The last two are what a proxy says of a server that is away.
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+                Failure::Away(text)
+            }
+            _ => Failure::Refused(text),
+        })
+    }
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| Failure::Refused(format!("an answer that is not understood: {error}")))
+}
+
+/// "Connection refused" says more than that a request could not be sent.
+fn root_cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
