@@ -11,7 +11,7 @@
 //! 2. a series that is being read keeps what it hears until the reading is there;
 //! 3. a series counts only deltas of transactions that its reading's snapshot does not see.
 
-pub mod frame;
+mod frame;
 #[cfg(test)]
 mod model;
 mod series;

@@ -125,6 +125,30 @@ impl SeriesKey {
         self.metric == delta.metric && self.base_item.is_none_or(|id| id == delta.base_item)
     }
 
+    /// Adds the empty buckets, newest first: from the end of the range (or now) back to its start (or the oldest count).
+    /// A window is left as it is.
+    pub fn fill_gaps(&self, now: UnixMillis, counts: &[(UnixMillis, i64)]) -> Vec<(UnixMillis, i64)> {
+        let Extent::Latest { from, to, limit } = self.extent else { return counts.to_vec() };
+        let calendar = self.calendar;
+        let newest_count = counts.first().map(|&(time, _)| time);
+        let newest = match to {
+            Some(to) => calendar.start_of(to - 1),
+            None => newest_count.map_or(calendar.start_of(now), |time| time.max(calendar.start_of(now))),
+        };
+        let Some(oldest) = from.or(counts.last().map(|&(time, _)| time)) else { return Vec::new() };
+        let oldest = oldest.max(calendar.back(newest, limit.saturating_sub(1)));
+        let mut counted = counts.iter().copied().rev().skip_while(|&(time, _)| time < oldest).peekable();
+        let mut filled = Vec::new();
+        let mut time = oldest;
+        while time <= newest {
+            filled.push(counted.next_if(|&(bucket, _)| bucket == time).unwrap_or((time, 0)));
+            time = calendar.end_of(time);
+        }
+        filled.reverse();
+        filled.truncate(limit as usize);
+        filled
+    }
+
     /// The earliest moment that this series holds at the given time.
     pub fn starts_at(&self, now: UnixMillis) -> Option<UnixMillis> {
         match self.extent {

@@ -20,7 +20,6 @@ use super::document::QueryProblems;
 use super::extract::{Path, Query, moment};
 use super::problem::Problem;
 use super::sse;
-use crate::hub::frame::{bucket_time, fill_gaps};
 use crate::hub::{Format, Hub, PUBLICATION_INTERVAL, Topic};
 use crate::ledger::{self, BaseItem};
 use crate::statistics::{self, Calendar, Extent, Metric, Resolution, SeriesKey, UnixMillis};
@@ -120,9 +119,9 @@ async fn counts(
     let now = hub.now();
     let mut counts = statistics::query::counts(&mut connection, &key, now).await?;
     if query.fill.is_some() {
-        counts = fill_gaps(&key, now, &counts);
+        counts = key.fill_gaps(now, &counts);
     }
-    let count = |(time, count)| Count { time: bucket_time(&calendar, time), count };
+    let count = |(time, count)| Count { time: calendar.format(time), count };
     Ok(Json(counts.into_iter().map(count).collect::<Vec<_>>()).into_response())
 }
 
@@ -223,7 +222,7 @@ async fn check_base_item(pool: &PgPool, metrics: &[Metric], base_item: Option<Uu
     }
 }
 
-fn within<N: PartialOrd + std::fmt::Display>(field: &str, value: N, least: N, most: N) -> Result<N, Problem> {
+fn within<N: Copy + PartialOrd + std::fmt::Display>(field: &str, value: N, least: N, most: N) -> Result<N, Problem> {
     if value < least || value > most {
         return Err(Problem::field(field, format!("must be between {least} and {most}")));
     }

@@ -6,7 +6,7 @@ use chrono::SecondsFormat;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::statistics::{Calendar, Extent, Resolution, SeriesKey, UnixMillis, date_time};
+use crate::statistics::{Calendar, SeriesKey, UnixMillis, date_time};
 
 /// The id of messages to a reader who has not everything yet: no place to resume from.
 pub(super) const NO_POSITION: &str = "0";
@@ -102,7 +102,7 @@ impl<'a> Frame<'a> {
 
     /// All buckets as one array.
     pub(super) fn array(&mut self, key: &SeriesKey, now: UnixMillis, counts: &[(UnixMillis, i64)], fill: bool) {
-        let filled = if fill { fill_gaps(key, now, counts) } else { counts.to_vec() };
+        let filled = if fill { key.fill_gaps(now, counts) } else { counts.to_vec() };
         self.message(None, &buckets(&key.calendar, &filled));
     }
 
@@ -128,35 +128,5 @@ impl<'a> Frame<'a> {
 }
 
 fn buckets(calendar: &Calendar, counts: &[(UnixMillis, i64)]) -> Vec<Bucket> {
-    counts.iter().map(|&(time, count)| Bucket { time: bucket_time(calendar, time), count }).collect()
-}
-
-/// The start of a bucket as RFC 3339, in UTC, with milliseconds only where they say something.
-pub fn bucket_time(calendar: &Calendar, time: UnixMillis) -> String {
-    let format =
-        if calendar.resolution == Resolution::Millisecond { SecondsFormat::Millis } else { SecondsFormat::Secs };
-    date_time(time).to_rfc3339_opts(format, true)
-}
-
-/// Adds the empty buckets, newest first: from the end of the range (or now) back to its start (or the oldest count).
-pub fn fill_gaps(key: &SeriesKey, now: UnixMillis, counts: &[(UnixMillis, i64)]) -> Vec<(UnixMillis, i64)> {
-    let Extent::Latest { from, to, limit } = key.extent else { return counts.to_vec() };
-    let calendar = key.calendar;
-    let newest_count = counts.first().map(|&(time, _)| time);
-    let newest = match to {
-        Some(to) => calendar.start_of(to - 1),
-        None => newest_count.map_or(calendar.start_of(now), |time| time.max(calendar.start_of(now))),
-    };
-    let Some(oldest) = from.or(counts.last().map(|&(time, _)| time)) else { return Vec::new() };
-    let oldest = oldest.max(calendar.back(newest, limit.saturating_sub(1)));
-    let mut filled = Vec::new();
-    let mut remaining = counts.iter().copied().rev().skip_while(|&(time, _)| time < oldest).peekable();
-    let mut time = oldest;
-    while time <= newest {
-        filled.push(remaining.next_if(|&(counted, _)| counted == time).unwrap_or((time, 0)));
-        time = calendar.end_of(time);
-    }
-    filled.reverse();
-    filled.truncate(limit as usize);
-    filled
+    counts.iter().map(|&(time, count)| Bucket { time: calendar.format(time), count }).collect()
 }

@@ -17,7 +17,7 @@ use crate::statistics::{Calendar, Delta, Extent, Metric, Position, Resolution, S
 const NOW: UnixMillis = 1_800_000_000_000;
 
 /// What may happen next. Numbers choose among what is there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Event {
     Begin,
     Insert(usize, u8),

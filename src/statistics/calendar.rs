@@ -11,7 +11,7 @@
 //! The SQL functions `statistics.bucket_start` and `statistics.bucket_end` are the same rules for psql; a test holds
 //! the two against each other.
 
-use chrono::{Datelike, Days, MappedLocalTime, Months, NaiveDate, NaiveDateTime, Offset, TimeZone};
+use chrono::{Datelike, Days, MappedLocalTime, Months, NaiveDate, NaiveDateTime, Offset, SecondsFormat, TimeZone};
 use chrono_tz::Tz;
 
 use super::{Resolution, UnixMillis, date_time};
@@ -105,6 +105,13 @@ impl Calendar {
             edges.push(edge);
         }
         edges
+    }
+
+    /// The start of a bucket as RFC 3339, in UTC, with milliseconds only where they say something.
+    pub fn format(&self, start: UnixMillis) -> String {
+        let milliseconds = self.resolution == Resolution::Millisecond;
+        let format = if milliseconds { SecondsFormat::Millis } else { SecondsFormat::Secs };
+        date_time(start).to_rfc3339_opts(format, true)
     }
 
     fn start_of_beginning(&self) -> UnixMillis {

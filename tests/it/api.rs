@@ -46,11 +46,6 @@ impl Api {
         Self::send(self.request(Method::PUT, path).json(&body)).await
     }
 
-    pub async fn post_lines(&self, path: &str, lines: &str) -> Answer {
-        let request = self.request(Method::POST, path).header("content-type", "application/x-ndjson");
-        Self::send(request.body(lines.to_owned())).await
-    }
-
     /// Creates something and returns its id.
     pub async fn create(&self, path: &str, body: Value) -> String {
         let (status, row) = self.post(path, body).await;

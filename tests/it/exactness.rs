@@ -22,8 +22,7 @@ async fn recount(pool: &PgPool, metric: &str, resolution: &str) -> BTreeMap<Stri
         _ => "created_at from users",
     };
     let sql = format!(
-        "select date_trunc('{resolution}', moment, 'UTC'), count(*) from (select {}) as e (moment) group by 1",
-        column
+        "select date_trunc('{resolution}', moment, 'UTC'), count(*) from (select {column}) as e (moment) group by 1"
     );
     let rows: Vec<(DateTime<Utc>, i64)> =
         sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(pool).await.expect("a recount");

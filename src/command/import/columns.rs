@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use csv::ByteRecord;
 use uuid::Uuid;
 
-use crate::ledger::bulk::Rejection;
+use crate::ledger::bulk::{Fault, Rejection};
 use crate::ledger::{NewBaseItem, NewItem, NewTransfer, NewUser};
 
 /// A field that cannot be read is quoted up to so many characters, so that a message stays a line.
@@ -148,7 +148,7 @@ impl Header {
         if record.len() != self.fields {
             let fields = |count| if count == 1 { "1 field".to_owned() } else { format!("{count} fields") };
             let detail = format!("has {} where the header has {}", fields(record.len()), fields(self.fields));
-            return Err(Rejection { line, field: None, detail });
+            return Err(Rejection { line, fault: Fault::Malformed, field: None, detail });
         }
         N::read(&Row { header: self, line, record })
     }
@@ -206,7 +206,7 @@ impl Row<'_> {
     }
 
     fn rejection(&self, field: &'static str, detail: String) -> Rejection {
-        Rejection { line: self.line, field: Some(field.to_owned()), detail }
+        Rejection { line: self.line, fault: Fault::Invalid, field: Some(field.to_owned()), detail }
     }
 }
 
