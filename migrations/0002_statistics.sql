@@ -337,7 +337,8 @@ as $$
     select m.bucket, m.count
     from statistics.latest(
         of_metric, 'second', of_base_item,
-        statistics.floor('second', from_moment), to_moment, max_buckets
+        -- One more, as the second in which the range ends may have its events after that end.
+        statistics.floor('second', from_moment), to_moment, least(max_buckets, 9223372036854775806) + 1
     ) as s
     cross join lateral (
         select date_trunc('milliseconds', e.moment) as bucket, count(*) as count
