@@ -85,6 +85,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 pub fn router(app: App) -> Router {
     let (routes, description) = routes().split_for_parts();
     let description = document::with_references(description);
+    // The page would have the document validated by a server on the internet.
+    let documentation = utoipa_swagger_ui::Config::default().validator_url("none");
     let trace = TraceLayer::new_for_http()
         .make_span_with(|request: &Request| {
             let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or("");
@@ -96,7 +98,7 @@ pub fn router(app: App) -> Router {
     let layers =
         ServiceBuilder::new().set_request_id(REQUEST_ID, MakeRequestUuid).layer(trace).propagate_request_id(REQUEST_ID);
     routes
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", description))
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", description).config(documentation))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(assets::serve)
         .layer(layers)
