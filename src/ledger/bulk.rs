@@ -112,7 +112,7 @@ impl<E> From<sqlx::Error> for LoadError<E> {
     }
 }
 
-/// Loads rows within the caller's transaction. `progress` hears how many lines were read so far.
+/// Loads rows within the caller's transaction. `progress` hears how many lines have been dealt with.
 pub async fn load<R: Record, E>(
     connection: &mut PgConnection,
     lines: impl Stream<Item = Result<Line<R::New>, E>>,
@@ -124,6 +124,7 @@ pub async fn load<R: Record, E>(
     loop {
         let (staged, more) = loader.stage::<R, E>(connection).await?;
         loader.merge::<R>(connection, staged).await?;
+        (loader.progress)(loader.read);
         if !more {
             break;
         }
@@ -142,7 +143,7 @@ struct Loader<'a, S, P> {
     report: Report,
 }
 
-impl<S, P: FnMut(u64)> Loader<'_, S, P> {
+impl<S, P> Loader<'_, S, P> {
     /// Copies the next rows into the staging table. How many, and whether there may be more.
     async fn stage<R: Record, E>(&mut self, connection: &mut PgConnection) -> Result<(u64, bool), LoadError<E>>
     where
@@ -181,13 +182,11 @@ impl<S, P: FnMut(u64)> Loader<'_, S, P> {
             }
             if buffer.len() >= CHUNK {
                 copy.send(std::mem::take(&mut buffer)).await?;
-                (self.progress)(self.read);
             }
         };
         buffer.extend_from_slice(&COPY_TRAILER);
         copy.send(buffer).await?;
         copy.finish().await?;
-        (self.progress)(self.read);
         Ok((staged, more))
     }
 
@@ -204,6 +203,11 @@ impl<S, P: FnMut(u64)> Loader<'_, S, P> {
             }
         }
         let inserted = sqlx::query(R::MERGE).execute(&mut *connection).await?.rows_affected();
+        report.inserted += inserted;
+        // Usually all rows are new, and then there is nothing to compare them with.
+        if inserted == staged {
+            return Ok(());
+        }
         let mut conflicts = 0;
         let mut lines = sqlx::query_scalar::<_, i64>(R::CONFLICTS).fetch(&mut *connection);
         while let Some(line) = lines.try_next().await? {
@@ -212,7 +216,6 @@ impl<S, P: FnMut(u64)> Loader<'_, S, P> {
             report.reject(Rejection { line, fault: Fault::Conflict, field, detail });
             conflicts += 1;
         }
-        report.inserted += inserted;
         report.unchanged += staged.saturating_sub(inserted + conflicts);
         Ok(())
     }
