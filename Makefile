@@ -17,8 +17,7 @@ run: have-cargo dashboard ## run the server and its dashboard, with a Postgres o
 	@$(own_postgres)
 	@exec cargo run --locked --release -- serve
 
-demo: have-cargo dashboard ## the same, with example data that keep coming
-	@$(own_postgres)
+demo: have-cargo dashboard ## let things happen on the server that `make run` started in another terminal
 	@exec cargo run --locked --release -- demo
 
 postgres: ## make sure that there is a PostgreSQL to run: find one or fetch one
