@@ -1,55 +1,17 @@
-/**
- * The rows and bodies of the API, by hand until the server's OpenAPI document exists.
- *
- * To switch: `npm run types` writes `openapi.d.ts`; then each interface here becomes an alias such as
- * `export type BaseItem = components['schemas']['BaseItem']`, and nothing else in the dashboard changes.
- */
+/** The rows and bodies of the API, as the server's OpenAPI document has them (`npm run types` reads ../openapi.json). */
 
-export interface BaseItem {
-  id: string;
-  description: string;
-  created_at: string;
-}
+import type { components } from './openapi';
 
-export interface NewBaseItem {
-  description: string;
-  id?: string;
-}
+type Schemas = components['schemas'];
 
-export interface User {
-  id: string;
-  created_at: string;
-}
-
-export interface NewUser {
-  id?: string;
-}
-
-export interface Item {
-  id: string;
-  base_item_id: string;
-  created_at: string;
-}
-
-export interface NewItem {
-  base_item_id: string;
-  id?: string;
-  created_at?: string;
-}
-
-export interface Transfer {
-  id: string;
-  item_id: string;
-  owner_id: string;
-  timestamp: string;
-}
-
-export interface NewTransfer {
-  item_id: string;
-  owner_id: string;
-  id?: string;
-  timestamp?: string;
-}
+export type BaseItem = Schemas['BaseItem'];
+export type NewBaseItem = Schemas['NewBaseItem'];
+export type User = Schemas['User'];
+export type NewUser = Schemas['NewUser'];
+export type Item = Schemas['Item'];
+export type NewItem = Schemas['NewItem'];
+export type Transfer = Schemas['Transfer'];
+export type NewTransfer = Schemas['NewTransfer'];
 
 export interface Page<Row> {
   data: Row[];
