@@ -5,9 +5,9 @@
 mod api;
 mod append_only;
 mod bulk;
-mod demo;
 mod calendar;
 mod counts;
+mod demo;
 mod embedded;
 mod exactness;
 mod harness;
