@@ -17,6 +17,8 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 const OLDEST_VERSION: i32 = 150_000;
 /// A statement of the server's own that takes longer waits for something that will not come.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections for what the server does of itself: a sweep, a fold, and some series being read at the same time.
+const OWN_CONNECTIONS: u32 = 4;
 /// A host that does not answer within this is down; the next one is tried.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -42,7 +44,7 @@ pub struct DatabaseSettings {
     /// Database of the Postgres to use [default: newcycle]
     #[arg(long, env = "PGDATABASE", value_name = "NAME", global = true)]
     pub pgdatabase: Option<String>,
-    /// How many connections the server keeps at most, besides the one that listens
+    /// How many connections the server keeps at most, for requests; it has five more of its own
     #[arg(long, env = "NEWCYCLE_DATABASE_CONNECTIONS", value_name = "N", default_value_t = 16, global = true)]
     pub database_connections: u32,
     /// Where newcycle's own Postgres and other files are kept
@@ -85,8 +87,10 @@ pub enum DatabaseError {
 /// A database that answers.
 #[derive(Debug)]
 pub struct Database {
-    /// Connections for short statements.
+    /// Connections for requests.
     pub pool: PgPool,
+    /// A few more for what the server does of itself: however busy the others are, the statistics go on.
+    pub own_pool: PgPool,
     /// How to connect otherwise.
     pub config: tokio_postgres::Config,
     /// How to reach our own Postgres, if it is ours.
@@ -133,12 +137,10 @@ impl Database {
             config.application_name("newcycle");
         }
         config.connect_timeout(CONNECT_TIMEOUT);
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(pool_options(&config)?)
-            .await
-            .map_err(DatabaseError::Connect)?;
+        let limits = |connections| PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+        let options = pool_options(&config)?;
+        let own_pool = limits(OWN_CONNECTIONS).connect_lazy_with(options.clone());
+        let pool = limits(connections).connect_with(options).await.map_err(DatabaseError::Connect)?;
         let (number, version, standby): (i32, String, bool) = sqlx::query_as(
             "select current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery()",
         )
@@ -150,7 +152,7 @@ impl Database {
         if standby {
             return Err(DatabaseError::Standby);
         }
-        Ok(Self { pool, config, endpoint: None, embedded: None })
+        Ok(Self { pool, own_pool, config, endpoint: None, embedded: None })
     }
 
     /// Brings the schema up to date. Servers that do so at the same time take turns.
@@ -179,7 +181,7 @@ impl Database {
 
     /// Closes the pool and stops our own Postgres.
     pub async fn close(self) {
-        self.pool.close().await;
+        tokio::join!(self.pool.close(), self.own_pool.close());
         if let Some(embedded) = self.embedded {
             embedded.stop().await;
         }

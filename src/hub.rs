@@ -15,20 +15,20 @@ mod frame;
 #[cfg(test)]
 mod model;
 mod series;
+mod state;
 mod subscription;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use chrono::Utc;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::statistics::query::{Changes, Reading};
 use crate::statistics::{Delta, Position, SeriesKey, UnixMillis};
 use series::Series;
+use state::{State, TopicState};
 pub use subscription::{Step, Subscription};
 
 /// The least time between two publications. The first change after a quiet moment goes out at once; what happens within
@@ -46,11 +46,12 @@ const MOST_SERIES: usize = 10_000;
 const CLOCK_STEP_MILLIS: i64 = 5_000;
 
 /// Whether the database can be heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Status {
     /// Every committed event arrives.
     Live,
     /// It cannot be heard: the counts are those of an earlier moment.
+    #[default]
     Stale,
 }
 
@@ -84,73 +85,13 @@ pub struct TooManySeries;
 
 /// A shared handle. All of its state is behind one mutex: everything done under it is short and never waits, and a
 /// publication has to change all series at one moment, so that a single position describes them all.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Hub {
     state: Mutex<State>,
     /// Something is waiting to be published.
     pending: Notify,
     /// A series is waiting to be read.
     wanted: Notify,
-}
-
-#[derive(Debug)]
-struct State {
-    status: Status,
-    closing: bool,
-    /// Up to where every series has counted; unknown before the first word of the database.
-    position: Option<Position>,
-    /// The transactions of the deltas in `position.heard`.
-    heard: Vec<(u64, i64)>,
-    /// A later position, reached as soon as these series have been read again.
-    next_position: Option<(Position, HashSet<SeriesKey>)>,
-    series: HashMap<SeriesKey, Series>,
-    /// Series to be read, in the order of asking.
-    wanted: Vec<SeriesKey>,
-    topics: HashMap<Arc<Topic>, TopicState>,
-    /// Counts publications.
-    version: u64,
-    /// The position as of the last publication, as text.
-    published_position: String,
-    published_at: Option<Instant>,
-    dirty: bool,
-    clock: Option<(UnixMillis, Instant)>,
-    heartbeats: u64,
-    lag: Option<Duration>,
-}
-
-#[derive(Debug)]
-struct TopicState {
-    /// Rung when there is something to send.
-    bell: watch::Sender<()>,
-    left_at: Option<Instant>,
-    /// The bytes from one version to another: what all subscribers that keep up need.
-    encoded: Option<((u64, u64), Bytes)>,
-}
-
-impl Default for Hub {
-    fn default() -> Self {
-        Self {
-            state: Mutex::new(State {
-                status: Status::Stale,
-                closing: false,
-                position: None,
-                heard: Vec::new(),
-                next_position: None,
-                series: HashMap::new(),
-                wanted: Vec::new(),
-                topics: HashMap::new(),
-                version: 0,
-                published_position: String::new(),
-                published_at: None,
-                dirty: false,
-                clock: None,
-                heartbeats: 0,
-                lag: None,
-            }),
-            pending: Notify::new(),
-            wanted: Notify::new(),
-        }
-    }
 }
 
 /// For those who watch.
@@ -265,6 +206,18 @@ impl Hub {
         state.refresh_published_position();
         self.wanted.notify_one();
         self.publish_soon(state);
+    }
+
+    /// Has every series read again, though nothing seems to be missing: whatever went wrong unnoticed (a notification
+    /// that somebody forged, say) is put right.
+    pub fn read_again(&self) {
+        let mut state = self.lock();
+        let joined: Vec<_> =
+            state.series.values().filter(|series| series.is_joined()).map(|series| series.key().clone()).collect();
+        for key in joined {
+            state.want(&key);
+        }
+        self.wanted.notify_one();
     }
 
     /// Waits until a series is to be read.
@@ -398,106 +351,5 @@ impl Hub {
         // Nothing that runs under the lock can leave a half-done change behind when it panics that reading again
         // would not put right; going on is better than taking everyone down.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn now(&self) -> UnixMillis {
-        match self.clock {
-            Some((told, at)) => told + i64::try_from(at.elapsed().as_millis()).unwrap_or(0),
-            None => Utc::now().timestamp_millis(),
-        }
-    }
-
-    /// Counts a delta in every series that covers it, unless it was counted before.
-    fn accept(&mut self, delta: &Delta) {
-        let Some(position) = &mut self.position else { return };
-        if position.snapshot.sees(delta.xid) || !position.heard.insert(delta.id) {
-            return;
-        }
-        self.heard.push((delta.xid, delta.id));
-        for series in self.series.values_mut().filter(|series| series.key().covers(delta)) {
-            series.hear(delta);
-            self.dirty |= series.is_dirty();
-        }
-    }
-
-    /// All series have counted up to here, and what was heard beyond.
-    fn move_to(&mut self, mut position: Position) {
-        self.heard.retain(|&(xid, _)| !position.snapshot.sees(xid));
-        for &(_, id) in &self.heard {
-            position.heard.insert(id);
-        }
-        self.position = Some(position);
-    }
-
-    fn want(&mut self, key: &SeriesKey) {
-        if !self.wanted.contains(key) {
-            self.wanted.push(key.clone());
-        }
-    }
-
-    fn finish_catch_up(&mut self) {
-        if let Some((next, _)) = self.next_position.take_if(|(_, remaining)| remaining.is_empty()) {
-            self.move_to(next);
-        }
-    }
-
-    fn until_next_publication(&self) -> Duration {
-        self.published_at.map_or(Duration::ZERO, |at| PUBLICATION_INTERVAL.saturating_sub(at.elapsed()))
-    }
-
-    /// Makes everything heard visible, in all series at once, and says so to everyone whom it concerns.
-    fn publish(&mut self) {
-        if !std::mem::take(&mut self.dirty) {
-            return;
-        }
-        self.version += 1;
-        self.published_at = Some(Instant::now());
-        let mut changed = HashSet::new();
-        for series in self.series.values_mut().filter(|series| series.is_joined() && series.is_dirty()) {
-            series.publish(self.version);
-            changed.insert(series.key().clone());
-        }
-        self.refresh_published_position();
-        self.ring(|topic| topic.series.iter().any(|key| changed.contains(key)));
-    }
-
-    /// Notes where readers who have seen the last publication stand: unless something is pending, at the hub's position.
-    fn refresh_published_position(&mut self) {
-        if !self.dirty
-            && let Some(position) = &self.position
-        {
-            self.published_position = position.to_string();
-        }
-    }
-
-    fn ring(&self, concerns: impl Fn(&Topic) -> bool) {
-        for (topic, state) in &self.topics {
-            if concerns(topic) {
-                state.bell.send_replace(());
-            }
-        }
-    }
-
-    /// Moves windows on, and drops what nobody has watched for a while.
-    fn tidy_up(&mut self) {
-        let now = self.now();
-        for series in self.series.values_mut() {
-            series.trim(now);
-        }
-        self.topics.retain(|_, topic| {
-            if topic.bell.receiver_count() > 0 {
-                topic.left_at = None;
-            }
-            topic.bell.receiver_count() > 0 || topic.left_at.get_or_insert_with(Instant::now).elapsed() < LINGER
-        });
-        let watched: HashSet<_> = self.topics.keys().flat_map(|topic| topic.series.iter()).collect();
-        self.series.retain(|key, _| watched.contains(key));
-        self.wanted.retain(|key| watched.contains(key));
-        if let Some((_, remaining)) = &mut self.next_position {
-            remaining.retain(|key| watched.contains(key));
-        }
-        self.finish_catch_up();
     }
 }

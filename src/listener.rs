@@ -16,7 +16,7 @@ use serde::Deserialize;
 use sqlx::PgPool;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{interval, interval_at, sleep, timeout};
 use tokio_postgres::{AsyncMessage, NoTls, Notification};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -27,6 +27,8 @@ use crate::statistics::{Delta, Metric, SeriesKey};
 
 /// How often the deltas that did not arrive are looked up: the longest that one can be missing.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How often all live series are read again though nothing is missing, for faults that nobody thought of.
+const READ_AGAIN_INTERVAL: Duration = Duration::from_secs(300);
 /// How often a notification is sent to ourselves, to see that they arrive. Each takes the lock that all notifying
 /// commits share for a moment, so not more often than a reader could notice.
 const PULSE_INTERVAL: Duration = Duration::from_secs(2);
@@ -134,6 +136,7 @@ async fn listen(config: &tokio_postgres::Config, pool: &PgPool, hub: &Arc<Hub>) 
     let mut pulses = JoinSet::new();
     let mut sweep_ticks = interval(SWEEP_INTERVAL);
     let mut pulse_ticks = interval(PULSE_INTERVAL);
+    let mut read_again_ticks = interval_at(tokio::time::Instant::now() + READ_AGAIN_INTERVAL, READ_AGAIN_INTERVAL);
     let mut pulse_sent: Option<Instant> = None;
     let mut sweep_due = true;
     let mut pulse_arrived = false;
@@ -180,6 +183,7 @@ async fn listen(config: &tokio_postgres::Config, pool: &PgPool, hub: &Arc<Hub>) 
                 // Readings that failed are asked for again.
                 readings.begin();
             }
+            _ = read_again_ticks.tick() => hub.read_again(),
             _ = pulse_ticks.tick() => match pulse_sent {
                 Some(sent) if sent.elapsed() > PULSE_TIMEOUT && pulse_arrived => return Err(ListenError::Silent),
                 Some(sent) if sent.elapsed() > PULSE_TIMEOUT => return Err(ListenError::Deaf),

@@ -40,8 +40,8 @@ pub async fn run(
     let own_stop = stop.clone();
     let shared_hub = Arc::clone(&hub);
     tasks.spawn(async move { shared_hub.run(own_stop).await });
-    tasks.spawn(listener::run(database.config.clone(), database.pool.clone(), Arc::clone(&hub), stop.clone()));
-    tasks.spawn(compactor::run(database.pool.clone(), stop.clone()));
+    tasks.spawn(listener::run(database.config.clone(), database.own_pool.clone(), Arc::clone(&hub), stop.clone()));
+    tasks.spawn(compactor::run(database.own_pool.clone(), stop.clone()));
 
     let router = http::router(App { pool: database.pool.clone(), hub });
     let mut servers = JoinSet::new();

@@ -28,6 +28,7 @@ enum Event {
     BeginSweep,
     EndSweep,
     Rebuild,
+    ReadAgain,
     Subscribe(usize),
     TakeWanted,
     Read(usize),
@@ -57,6 +58,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::BeginSweep),
         2 => Just(Event::EndSweep),
         1 => Just(Event::Rebuild),
+        1 => Just(Event::ReadAgain),
         2 => any::<usize>().prop_map(Event::Subscribe),
         3 => Just(Event::TakeWanted),
         3 => any::<usize>().prop_map(Event::Read),
@@ -225,6 +227,7 @@ impl Model {
                 postgres.epoch = Uuid::from_u128(postgres.epoch.as_u128() + 1);
                 postgres.pruned_below = postgres.next_xid;
             }
+            Event::ReadAgain => self.hub.read_again(),
             Event::Subscribe(which) => {
                 let key = self.keys[which % self.keys.len()].clone();
                 let topic = Topic::new(vec![key], Format::Events);

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::frame::{Frame, NO_POSITION};
-use super::{Format, Hub, State, Status, Topic};
+use super::state::State;
+use super::{Format, Hub, Status, Topic};
 use crate::statistics::{Delta, Position, SeriesKey, UnixMillis};
 
 /// A watcher of a topic. It holds the number of the version it has seen, never a queue: a slow one gets the newest
