@@ -248,7 +248,7 @@ async fn a_wrong_row_is_named_by_file_and_line_and_nothing_is_imported_unless_it
     assert_eq!(run.rows, BTreeMap::new());
     let expected = [
         format!("{users}:3: id: invalid type: integer `7`, expected a formatted UUID string"),
-        format!("{users}:4: expected ident at line 1 column 2"),
+        format!("{users}:4: expected ident at column 2"),
         format!("{transfers}:3: item_id: there is no item with this id"),
         format!("{transfers}:4: owner_id: there is no user with this id"),
         format!("{transfers}:5: has 3 fields where the header has 4 fields"),
