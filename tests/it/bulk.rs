@@ -183,7 +183,7 @@ async fn wrong_rows_can_be_left_out() {
         assert_eq!(answer["inserted"], inserted);
         assert_eq!(inserted + answer["unchanged"].as_i64().expect("a number"), 3);
     }
-    let (_, answer) = send(&server.api, "/users?skip_rejected=true", LINES, "{}").await;
+    let (_, answer) = server.api.post_lines("/users?skip_rejected=true", "{}").await;
     assert_eq!(answer, json!({"inserted": 1, "unchanged": 0, "rejected": 0}));
 }
 

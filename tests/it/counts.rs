@@ -98,8 +98,10 @@ select 'item-creation' as metric, base_item_id, created_at as moment from items
 union all select 'transfers', i.base_item_id, t.timestamp from transfers t join items i on i.id = t.item_id
 union all select 'user-creation', null, created_at from users";
 
-/// The counts of a bucket, by its start, and its end.
+/// The counts of buckets and their ends, by their starts.
 type Counts = BTreeMap<i64, (i64, i64)>;
+/// Metric, base item (nothing for all of them), start, end and count.
+type Bucket = (String, Option<Uuid>, DateTime<Utc>, DateTime<Utc>, i64);
 
 struct World {
     server: Server,
@@ -171,7 +173,7 @@ impl World {
 
     /// The counts by metric, and for all base items together and each.
     async fn recount(&self, unit: &str, zone: &str) -> BTreeMap<(String, Option<Uuid>), Counts> {
-        let rows: Vec<(String, Option<Uuid>, DateTime<Utc>, DateTime<Utc>, i64)> = sqlx::query_as(
+        let rows: Vec<Bucket> = sqlx::query_as(
             "with starts as materialized (
                 select moment, recount.start_of($1, $2, moment) as start
                 from (select distinct moment from recount.events) as moments
