@@ -43,10 +43,16 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What handlers take parts of.
 #[derive(Clone, Debug, FromRef)]
 pub struct App {
-    /// Connections to Postgres.
-    pub pool: PgPool,
-    /// The live series.
-    pub hub: Arc<Hub>,
+    pool: PgPool,
+    hub: Arc<Hub>,
+    turns: records::Turns,
+}
+
+impl App {
+    /// Handlers use connections of this pool, and these live series.
+    pub fn new(pool: PgPool, hub: Arc<Hub>) -> Self {
+        Self { turns: records::Turns::new(&pool), pool, hub }
+    }
 }
 
 #[derive(OpenApi)]

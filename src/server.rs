@@ -43,7 +43,7 @@ pub async fn run(
     tasks.spawn(listener::run(database.config.clone(), database.own_pool.clone(), Arc::clone(&hub), stop.clone()));
     tasks.spawn(compactor::run(database.own_pool.clone(), stop.clone()));
 
-    let router = http::router(App { pool: database.pool.clone(), hub });
+    let router = http::router(App::new(database.pool.clone(), hub));
     let mut servers = JoinSet::new();
     for listener in listeners {
         // Messages are small and written whole: waiting for more to fill a packet would only delay them.

@@ -12,7 +12,7 @@ use super::App;
 use super::document::{CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{Path, Query};
 use super::problem::Problem;
-use super::records::{self, Accepted, CreateQuery, ListQuery};
+use super::records::{self, Accepted, CreateQuery, ListQuery, Turns};
 use crate::ledger::{self, BaseItem, NewBaseItem, Page};
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -33,10 +33,11 @@ pub(super) fn router() -> OpenApiRouter<App> {
 )]
 async fn create(
     State(pool): State<PgPool>,
+    State(turns): State<Turns>,
     Query(query): Query<CreateQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    records::create::<BaseItem>(&pool, "/base-items", &query, request).await
+    records::create::<BaseItem>(&pool, &turns, "/base-items", &query, request).await
 }
 
 /// List base items, newest first

@@ -16,7 +16,7 @@ use super::App;
 use super::document::{ChangeProblems, CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{self, Path, Query, moment};
 use super::problem::{Kind, Problem};
-use super::records::{self, Accepted, CreateQuery, ListQuery};
+use super::records::{self, Accepted, CreateQuery, ListQuery, Turns};
 use crate::ledger::{self, Item, NewItem, NewTransfer, Owner, Page, Transfer, transfer};
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -42,10 +42,11 @@ pub(super) fn router() -> OpenApiRouter<App> {
 )]
 async fn create(
     State(pool): State<PgPool>,
+    State(turns): State<Turns>,
     Query(query): Query<CreateQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    records::create::<Item>(&pool, "/items", &query, request).await
+    records::create::<Item>(&pool, &turns, "/items", &query, request).await
 }
 
 /// List items, newest first

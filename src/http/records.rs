@@ -1,5 +1,7 @@
 //! Creating, getting and listing rows of the ledger: the same for every kind.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
@@ -9,6 +11,7 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{BODY_LIMIT, MediaType, collect, from_json, media_type, moment};
@@ -109,9 +112,23 @@ pub(super) enum Accepted<R> {
     Bulk(BulkAnswer),
 }
 
+/// Whose turn it is to load many rows. A load holds a connection for as long as its body takes to come: half of the
+/// connections stay free for everybody else.
+#[derive(Clone, Debug)]
+pub(super) struct Turns(Arc<Semaphore>);
+
+impl Turns {
+    /// As many as the pool can spare.
+    pub(super) fn new(pool: &PgPool) -> Self {
+        let half = pool.options().get_max_connections().div_ceil(2);
+        Self(Arc::new(Semaphore::new(usize::try_from(half).unwrap_or(Semaphore::MAX_PERMITS))))
+    }
+}
+
 /// Creates one row from a JSON object, or many from an array or from NDJSON.
 pub(super) async fn create<R: Record>(
     pool: &PgPool,
+    turns: &Turns,
     path: &str,
     query: &CreateQuery,
     request: Request,
@@ -122,9 +139,9 @@ pub(super) async fn create<R: Record>(
         if !is_array {
             return create_one::<R>(pool, path, request).await;
         }
-        return create_many::<R>(pool, query, media_type, request).await;
+        return create_many::<R>(pool, turns, query, media_type, request).await;
     }
-    create_many::<R>(pool, query, media_type, request).await
+    create_many::<R>(pool, turns, query, media_type, request).await
 }
 
 async fn create_one<R: Record>(pool: &PgPool, path: &str, request: Request) -> Result<Response, Problem> {
@@ -144,10 +161,13 @@ async fn create_one<R: Record>(pool: &PgPool, path: &str, request: Request) -> R
 
 async fn create_many<R: Record>(
     pool: &PgPool,
+    turns: &Turns,
     query: &CreateQuery,
     media_type: MediaType,
     request: Request,
 ) -> Result<Response, Problem> {
+    // Nobody closes the semaphore.
+    let _turn = turns.0.acquire().await.ok();
     let mut transaction = pool.begin().await?;
     let report = bulk::load::<R, Problem>(&mut transaction, rows(request.into_body(), media_type), |_| {}).await;
     let report = match report {

@@ -12,7 +12,7 @@ use super::App;
 use super::document::{CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{Path, Query};
 use super::problem::Problem;
-use super::records::{self, Accepted, CreateQuery, ListQuery};
+use super::records::{self, Accepted, CreateQuery, ListQuery, Turns};
 use crate::ledger::{self, NewTransfer, Page, Transfer};
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -33,10 +33,11 @@ pub(super) fn router() -> OpenApiRouter<App> {
 )]
 async fn create(
     State(pool): State<PgPool>,
+    State(turns): State<Turns>,
     Query(query): Query<CreateQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    records::create::<Transfer>(&pool, "/transfers", &query, request).await
+    records::create::<Transfer>(&pool, &turns, "/transfers", &query, request).await
 }
 
 /// List transfers, newest first

@@ -12,7 +12,7 @@ use super::App;
 use super::document::{CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{Path, Query};
 use super::problem::Problem;
-use super::records::{self, Accepted, CreateQuery, ListAtQuery, ListQuery};
+use super::records::{self, Accepted, CreateQuery, ListAtQuery, ListQuery, Turns};
 use crate::ledger::{self, Item, NewUser, Page, User, user};
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -33,10 +33,11 @@ pub(super) fn router() -> OpenApiRouter<App> {
 )]
 async fn create(
     State(pool): State<PgPool>,
+    State(turns): State<Turns>,
     Query(query): Query<CreateQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    records::create::<User>(&pool, "/users", &query, request).await
+    records::create::<User>(&pool, &turns, "/users", &query, request).await
 }
 
 /// List users, newest first

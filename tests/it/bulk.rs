@@ -183,7 +183,7 @@ async fn wrong_rows_can_be_left_out() {
         assert_eq!(answer["inserted"], inserted);
         assert_eq!(inserted + answer["unchanged"].as_i64().expect("a number"), 3);
     }
-    let (_, answer) = server.api.post_lines("/users?skip_rejected=true", "{}").await;
+    let (_, answer) = send(&server.api, "/users?skip_rejected=true", LINES, "{}").await;
     assert_eq!(answer, json!({"inserted": 1, "unchanged": 0, "rejected": 0}));
 }
 
@@ -493,6 +493,25 @@ async fn of_a_body_that_breaks_off_nothing_stays() {
             assert_eq!(server.rows().await, [0; 4], "{headers}");
         }
     }
+}
+
+/// More than the server has connections to the database.
+#[tokio::test]
+async fn bodies_that_do_not_come_keep_nobody_else_waiting() {
+    let server = Server::start().await;
+    let rows = lines(&users(10));
+    let streams = join_all((0..40).map(|_| begin(&server, "content-length: 1000000", &rows))).await;
+    eventually(|| async {
+        if transactions(&server).await > 4 { Ok(()) } else { Err("bodies are being read".to_owned()) }
+    })
+    .await;
+    let posts = join_all((0..32).map(|_| server.api.user())).await;
+    assert_eq!(posts.len(), 32);
+    assert_eq!(server.api.get("/readyz").await.0, StatusCode::OK);
+    // When they go, bulk requests that waited for them get their turn.
+    let (waiting, ()) = tokio::join!(server.api.post("/users", json!(users(3))), async { drop(streams) });
+    assert_eq!(waiting, (StatusCode::OK, json!({"inserted": 3, "unchanged": 0})));
+    assert_eq!(server.rows().await, [0, 35, 0, 0]);
 }
 
 #[tokio::test]
