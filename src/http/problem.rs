@@ -176,14 +176,20 @@ impl From<TooManySeries> for Problem {
 
 impl Problem {
     fn database(error: &sqlx::Error) -> Self {
-        let unreachable =
-            matches!(
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        let is_of =
+            |classes: &[&str]| code.as_ref().is_some_and(|code| classes.iter().any(|class| code.starts_with(class)));
+        // A deadlock: two requests had rows that the other one waited for (PostgreSQL manual, "Error Codes").
+        if is_of(&["40"]) {
+            tracing::warn!(error = error as &dyn std::error::Error, "a request was in another one's way");
+            return Self::new(Kind::Unavailable, "Another request was inserting the same rows; nothing was written");
+        }
+        // Connection exceptions, out of resources, and shutdown.
+        let unreachable = is_of(&["08", "53", "57"])
+            || matches!(
                 error,
                 sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed
-            ) || error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| {
-                // Connection exceptions, out of resources, and shutdown (PostgreSQL manual, "Error Codes").
-                ["08", "53", "57"].iter().any(|class| code.starts_with(class))
-            });
+            );
         tracing::error!(error = error as &dyn std::error::Error, "the database failed");
         if unreachable {
             Self::new(Kind::Unavailable, "The database cannot be reached; nothing was written")

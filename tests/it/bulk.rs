@@ -445,6 +445,26 @@ async fn the_same_rows_in_different_orders_at_the_same_time_are_inserted_once() 
     assert_eq!(server.rows().await, [0, 2000, 0, 0]);
 }
 
+/// Rows are merged in batches of fifty thousand: two requests can each have rows that the other one waits for. Postgres
+/// ends one of them, which can then be repeated.
+#[tokio::test]
+async fn of_requests_that_are_in_each_others_way_one_is_to_be_repeated() {
+    let server = Server::start().await;
+    let mut rows = users(60_000);
+    rows.sort_by_key(|row| std::cmp::Reverse(row["id"].to_string()));
+    let bodies = [lines(&rows), lines(rows.iter().rev())];
+    let load = async |body: &String| send(&server.api, "/users", LINES, body.clone()).await;
+    let (first, second) = tokio::join!(load(&bodies[0]), load(&bodies[1]));
+    let mut inserted = 0;
+    for (answer, body) in [(first, &bodies[0]), (second, &bodies[1])] {
+        let (status, answer) = if answer.0 == StatusCode::SERVICE_UNAVAILABLE { load(body).await } else { answer };
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        inserted += answer["inserted"].as_i64().expect("a number");
+    }
+    assert_eq!(inserted, 60_000);
+    assert_eq!(server.rows().await, [0, 60_000, 0, 0]);
+}
+
 /// How many connections of the server are within a transaction.
 async fn transactions(server: &Server) -> i64 {
     sqlx::query_scalar(
