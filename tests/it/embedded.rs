@@ -4,13 +4,11 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use newcycle::database::embedded::{DATABASE, Durability, EmbeddedError, EmbeddedPostgres, Endpoint, Settings};
 use tokio_postgres::{Client, NoTls};
 
-/// Longer than anything here takes on a busy machine; reaching it fails the test.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::harness::eventually;
 
 fn throwaway(data_dir: &Path) -> Settings {
     Settings { durability: Durability::Throwaway, ..Settings::new(data_dir) }
@@ -209,16 +207,14 @@ async fn a_killed_server_leaves_a_clean_cluster() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let begin = Instant::now();
-    let endpoint = loop {
+    let endpoint = eventually(|| async {
         // While it is being made, the directory has moments in which files are missing.
-        if let Ok(Some(endpoint)) = EmbeddedPostgres::attach(root.path()).await {
-            break endpoint;
+        match EmbeddedPostgres::attach(root.path()).await {
+            Ok(Some(endpoint)) => Ok(endpoint),
+            other => Err(format!("the server's Postgres does not answer: {other:?}")),
         }
-        assert!(begin.elapsed() < PATIENCE, "the server's Postgres does not answer");
-        assert_eq!(server.try_wait().unwrap(), None, "the server ended");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    })
+    .await;
     connect(&endpoint).await.batch_execute("create table kept as select generate_series(1, 7)").await.unwrap();
     server.kill().unwrap();
     server.wait().unwrap();
