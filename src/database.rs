@@ -15,8 +15,9 @@ use embedded::{DATABASE, EmbeddedError, EmbeddedPostgres, Endpoint};
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 /// The oldest Postgres with everything that the schema uses.
 const OLDEST_VERSION: i32 = 150_000;
-/// A statement of the server's own that takes longer waits for something that will not come.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A request that gets no connection for so long is told to come again: either the database is away, or there is more
+/// to do than can be done.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connections for what the server does of itself: a sweep, a fold, and some series being read at the same time.
 const OWN_CONNECTIONS: u32 = 4;
 /// A host that does not answer within this is down; the next one is tried.

@@ -1,5 +1,7 @@
 //! Logs: one line an event, for people or as JSON.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// How logs look.
@@ -33,7 +35,10 @@ pub fn start(settings: &LogSettings) -> Result<(), MalformedLogLevel> {
     let level = EnvFilter::try_new(&settings.log_level).map_err(MalformedLogLevel)?;
     // A library's own notices at this level say what we say better.
     let quieter = "sqlx::postgres::notice=warn".parse().map_err(MalformedLogLevel)?;
-    let logs = tracing_subscriber::fmt().with_env_filter(level.add_directive(quieter)).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(level.add_directive(quieter))
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match settings.log_format {
         LogFormat::Text => logs.with_target(false).init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),

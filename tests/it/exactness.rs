@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::api::{Events, View};
-use crate::harness::{PATIENCE, Server, connect, eventually, url};
+use crate::harness::{PATIENCE, Server, connect, eventually, psql, url};
 
 const ALL: &str = "/statistics/stream?resolution=second&window=10000";
 
@@ -226,6 +226,27 @@ async fn rows_that_come_with_copy_are_counted() {
 
     watch.converges(pool).await;
     assert_eq!(watch.view.total("transfers"), 250);
+}
+
+#[tokio::test]
+async fn rows_from_psql_are_counted() {
+    let server = Server::start().await;
+    let pool = &server.database.pool;
+    seed(pool, 1).await;
+    let mut watch = Watch::open(&server, "second").await;
+    let (item, owner): (uuid::Uuid, uuid::Uuid) =
+        sqlx::query_as("select (select id from items limit 1), (select id from users limit 1)")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+    let copy = ["-c", TRANSFER, "-c", "\\copy transfers (item_id, owner_id) from stdin"];
+    if psql(&server.name, &copy, &format!("{item}\t{owner}\n").repeat(40)).await.is_none() {
+        return;
+    }
+    watch.converges(pool).await;
+    assert_eq!(watch.view.total("transfers"), 41);
+    let told = psql(&server.name, &["-At", "-c", "select * from reporting.series('transfers', 'year')"], "").await;
+    assert!(told.is_some_and(|rows| rows.trim_end().ends_with("|41")));
 }
 
 #[tokio::test]

@@ -1,13 +1,16 @@
 //! A cluster for the run, a database for each test, a server on a port of its own.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use newcycle::database::Database;
 use newcycle::database::embedded::{Durability, EmbeddedPostgres, Endpoint, Settings};
 use newcycle::server;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -86,6 +89,32 @@ pub async fn new_database() -> String {
 /// A URL of a database, for programs.
 pub async fn url(name: &str) -> String {
     cluster().await.url(name)
+}
+
+/// Runs psql on a database, as an analyst would: with the command that `make run` prints. Nothing where there is none
+/// (the npm package of Postgres comes without).
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
+pub async fn psql(name: &str, arguments: &[&str], input: &str) -> Option<String> {
+    let command = format!(
+        "exec {} -d \"$0\" -v ON_ERROR_STOP=1 \"$@\"",
+        cluster().await.psql_command().replacen("PGPASSFILE", "env PGPASSFILE", 1)
+    );
+    let mut psql = Command::new("sh")
+        .args(["-c", &command, name])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    psql.stdin.take().expect("its input").write_all(input.as_bytes()).await.expect("it reads");
+    let output = psql.wait_with_output().await.expect("it ends");
+    if output.status.code() == Some(127) {
+        println!("there is no psql here: skipped");
+        return None;
+    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).expect("UTF-8"))
 }
 
 /// A running server, stopped when dropped.
