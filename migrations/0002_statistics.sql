@@ -231,6 +231,10 @@ as $$
 declare
     amount bigint;
 begin
+    -- Nothing to do is what happens most often: then nothing is written, not even a lock.
+    if not exists (select from statistics.unfolded) then
+        return 0;
+    end if;
     perform from statistics.state for update;
     -- From here on everything happens in one statement, so in one snapshot, and that snapshot is what gets recorded.
     -- Deltas of this very transaction are seen by it but not visible in the snapshot: they wait for the next fold.
@@ -267,8 +271,8 @@ declare
     state statistics.state;
     amount bigint := 0;
 begin
-    select * from statistics.state for update into state;
-    if state.pruned_at > now() - retention then
+    select * from statistics.state where pruned_at <= now() - retention for update into state;
+    if not found then
         return 0;
     end if;
     delete from statistics.deltas where xid < state.prune_next;
