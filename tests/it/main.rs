@@ -13,6 +13,7 @@ mod exactness;
 mod harness;
 mod import;
 mod ledger;
+mod notifications;
 mod openapi;
 mod reporting;
 mod service;
