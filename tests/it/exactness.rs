@@ -267,6 +267,35 @@ async fn folding_pruning_and_rebuilding_change_nothing_that_is_shown() {
     assert_eq!(differences, 0);
 }
 
+#[tokio::test]
+async fn a_fold_while_a_transaction_is_open_counts_all_others_once_and_that_one_later() {
+    let server = Server::start().await;
+    let pool = &server.database.pool;
+    seed(pool, 5).await;
+    let mut client = client(&server).await;
+    let mut open = client.begin().await.unwrap();
+    open.execute(TRANSFER).await.unwrap();
+    pool.execute(TRANSFER).await.unwrap();
+    are_counted(pool, 1).await;
+    are_counted(pool, 1).await;
+    open.commit().await.unwrap();
+    are_counted(pool, 2).await;
+    Watch::open(&server, "second").await.converges(pool).await;
+}
+
+/// Folds, and asks how many transfers there are.
+async fn are_counted(pool: &PgPool, transfers: i64) {
+    pool.execute("select statistics.fold()").await.unwrap();
+    let counted: (i64, i64) = sqlx::query_as(
+        "select (select sum(count)::bigint from reporting.series('transfers', 'year')),
+            (select count(*) from statistics.differences())",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap();
+    assert_eq!(counted, (transfers, 0));
+}
+
 /// Writers of all sorts at once; how many transactions each does.
 async fn load(database: &str, writers: u32, transactions: u32) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
