@@ -136,7 +136,8 @@ impl SeriesKey {
             None => newest_count.map_or(calendar.start_of(now), |time| time.max(calendar.start_of(now))),
         };
         let Some(oldest) = from.or(counts.last().map(|&(time, _)| time)) else { return Vec::new() };
-        let oldest = oldest.max(calendar.back(newest, limit.saturating_sub(1)));
+        // One more than the limit, for a date that the zone skipped; what is too much is cut off below.
+        let oldest = oldest.max(calendar.back(newest, limit));
         let mut counted = counts.iter().copied().rev().skip_while(|&(time, _)| time < oldest).peekable();
         let mut filled = Vec::new();
         let mut time = oldest;
@@ -175,4 +176,31 @@ pub fn date_time(moment: UnixMillis) -> DateTime<Utc> {
     } else {
         DateTime::<Utc>::MAX_UTC
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_filled_up_to_the_limit_across_a_date_that_was_skipped() {
+        // Samoa went from 29 to 31 December 2011.
+        let zone = parse_time_zone("Pacific/Apia").unwrap();
+        let calendar = Calendar { resolution: Resolution::Day, zone };
+        let moment = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().timestamp_millis();
+        let from = calendar.start_of(moment("2011-12-20T12:00:00-10:00"));
+        let to = calendar.end_of(calendar.start_of(moment("2012-01-01T12:00:00+14:00")));
+        let extent = Extent::Latest { from: Some(from), to: Some(to), limit: 4 };
+        let key = SeriesKey { metric: Metric::Transfers, calendar, base_item: None, extent };
+        let counted = calendar.start_of(moment("2011-12-29T12:00:00-10:00"));
+
+        let filled = key.fill_gaps(0, &[(counted, 5)]);
+
+        let days: Vec<_> = filled
+            .iter()
+            .map(|&(time, count)| (date_time(time).with_timezone(&zone).date_naive().to_string(), count))
+            .collect();
+        let expected = [("2012-01-01", 0), ("2011-12-31", 0), ("2011-12-29", 5), ("2011-12-28", 0)];
+        assert_eq!(days, expected.map(|(day, count)| (day.to_owned(), count)));
+    }
 }

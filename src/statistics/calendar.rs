@@ -83,7 +83,8 @@ impl Calendar {
         }
     }
 
-    /// The start of the bucket so many buckets before the one with this start.
+    /// The start of the bucket so many buckets before the one with this start. A date that the zone skipped counts as one,
+    /// and a change of the clocks by half an hour as none.
     pub fn back(&self, start: UnixMillis, buckets: u32) -> UnixMillis {
         let earlier = if let Some(width) = self.resolution.fixed_width() {
             start - i64::from(buckets) * width
