@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, SslMode};
 
 use embedded::{DATABASE, EmbeddedError, EmbeddedPostgres, Endpoint};
 
@@ -214,6 +214,11 @@ fn pool_options(config: &tokio_postgres::Config) -> Result<PgConnectOptions, Dat
     let [host] = config.get_hosts() else {
         return Err(DatabaseError::Unsupported("exactly one host must be given for the database"));
     };
+    if config.get_ssl_mode() == SslMode::Require {
+        return Err(DatabaseError::Unsupported(
+            "connections to Postgres are not encrypted yet: sslmode=require cannot be honoured",
+        ));
+    }
     let mut options = PgConnectOptions::new_without_pgpass()
         .port(config.get_ports().first().copied().unwrap_or(5432))
         .application_name(config.get_application_name().unwrap_or("newcycle"))
