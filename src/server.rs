@@ -23,6 +23,9 @@ pub enum ServerError {
     /// A socket failed.
     #[error("cannot serve")]
     Serve(#[source] std::io::Error),
+    /// A part of the server failed, without which streams would show old figures and call them live.
+    #[error("a part of the server ended by itself; what it said stands above in the log")]
+    TaskEnded,
     /// Our own Postgres ended, though nobody asked it to.
     #[error("the embedded Postgres stopped by itself; its log is postgres.log in the data directory")]
     PostgresEnded,
@@ -54,6 +57,7 @@ pub async fn run(
     let outcome = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         Some(Ok(Err(error))) = servers.join_next() => Err(ServerError::Serve(error)),
+        Some(_) = tasks.join_next() => if shutdown.is_cancelled() { Ok(()) } else { Err(ServerError::TaskEnded) },
         () = database.embedded_exit() => Err(ServerError::PostgresEnded),
     };
     stop.cancel();

@@ -134,14 +134,15 @@ pub(super) async fn create<R: Record>(
     request: Request,
 ) -> Result<Response, Problem> {
     let media_type = media_type(&request)?;
-    if media_type == MediaType::Json {
-        let (is_array, request) = peek(request).await?;
-        if !is_array {
-            return create_one::<R>(pool, path, request).await;
-        }
-        return create_many::<R>(pool, turns, query, media_type, request).await;
+    let (many, request) = match media_type {
+        MediaType::Json => peek(request).await?,
+        MediaType::Ndjson => (true, request),
+    };
+    if many {
+        create_many::<R>(pool, turns, query, media_type, request).await
+    } else {
+        create_one::<R>(pool, path, request).await
     }
-    create_many::<R>(pool, turns, query, media_type, request).await
 }
 
 async fn create_one<R: Record>(pool: &PgPool, path: &str, request: Request) -> Result<Response, Problem> {

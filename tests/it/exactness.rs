@@ -208,20 +208,22 @@ async fn writers_that_turn_notifications_off_are_counted() {
     assert_eq!(watch.view.total("transfers"), 5);
 }
 
+/// A transfer as COPY reads it.
+async fn copied_row(pool: &PgPool) -> String {
+    let row = "select (select id from items limit 1) || e'\\t' || (select id from users limit 1) || e'\\n'";
+    sqlx::query_scalar(row).fetch_one(pool).await.expect("an item and a user")
+}
+
 #[tokio::test]
 async fn rows_that_come_with_copy_are_counted() {
     let server = Server::start().await;
     let pool = &server.database.pool;
     seed(pool, 1).await;
     let mut watch = Watch::open(&server, "second").await;
-    let (item, owner): (uuid::Uuid, uuid::Uuid) =
-        sqlx::query_as("select (select id from items limit 1), (select id from users limit 1)")
-            .fetch_one(pool)
-            .await
-            .unwrap();
+    let row = copied_row(pool).await;
     let mut client = client(&server).await;
     let mut copy = client.copy_in_raw("copy transfers (item_id, owner_id) from stdin").await.unwrap();
-    copy.send(format!("{item}\t{owner}\n").repeat(250).into_bytes()).await.unwrap();
+    copy.send(row.repeat(250).into_bytes()).await.unwrap();
     copy.finish().await.unwrap();
 
     watch.converges(pool).await;
@@ -234,13 +236,9 @@ async fn rows_from_psql_are_counted() {
     let pool = &server.database.pool;
     seed(pool, 1).await;
     let mut watch = Watch::open(&server, "second").await;
-    let (item, owner): (uuid::Uuid, uuid::Uuid) =
-        sqlx::query_as("select (select id from items limit 1), (select id from users limit 1)")
-            .fetch_one(pool)
-            .await
-            .unwrap();
+    let row = copied_row(pool).await;
     let copy = ["-c", TRANSFER, "-c", "\\copy transfers (item_id, owner_id) from stdin"];
-    if psql(&server.name, &copy, &format!("{item}\t{owner}\n").repeat(40)).await.is_none() {
+    if psql(&server.name, &copy, &row.repeat(40)).await.is_none() {
         return;
     }
     watch.converges(pool).await;
