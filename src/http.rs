@@ -9,6 +9,7 @@ mod document;
 mod extract;
 mod health;
 mod items;
+mod metrics;
 mod problem;
 mod records;
 mod rows;
@@ -23,7 +24,9 @@ use axum::Router;
 use axum::extract::{FromRef, Request};
 use axum::http::{HeaderName, Method};
 use axum::response::{IntoResponse, Response};
+use prometheus_client::registry::Registry;
 use sqlx::PgPool;
+use tokio::task::JoinSet;
 use tower::ServiceBuilder;
 use tower_http::ServiceBuilderExt;
 use tower_http::request_id::MakeRequestUuid;
@@ -34,6 +37,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::hub::Hub;
+use crate::ledger::{Writer, writer};
 use crate::statistics::{Metric, Resolution};
 pub use problem::Problem;
 pub use rows::parse;
@@ -45,13 +49,18 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct App {
     pool: PgPool,
     hub: Arc<Hub>,
+    writer: Writer,
     turns: records::Turns,
+    metrics: Arc<Registry>,
 }
 
 impl App {
-    /// Handlers use connections of this pool, and these live series.
-    pub fn new(pool: PgPool, hub: Arc<Hub>) -> Self {
-        Self { turns: records::Turns::new(&pool), pool, hub }
+    /// Handlers use connections of this pool, and these live series. Single rows are written by the tasks.
+    pub fn start(pool: PgPool, hub: Arc<Hub>, tasks: &mut JoinSet<()>) -> Self {
+        let mut registry = Registry::with_prefix("newcycle");
+        let writer = Writer::start(&pool, &writer::Metrics::register(&mut registry), tasks);
+        metrics::register(&mut registry, Arc::clone(&hub), writer.clone());
+        Self { turns: records::Turns::new(&pool), pool, hub, writer, metrics: Arc::new(registry) }
     }
 }
 
@@ -80,6 +89,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(transfers::router()) //   POST GET /transfers, GET /transfers/{id}
         .merge(statistics::router()) //  GET /statistics/{metric}/{resolution}, /statistics/stream
         .merge(health::router()) //      GET /livez, /readyz
+        .merge(metrics::router()) //     GET /metrics
 }
 
 /// The OpenAPI document.

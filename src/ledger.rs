@@ -9,8 +9,10 @@ pub mod item;
 pub mod page;
 pub mod transfer;
 pub mod user;
+pub mod writer;
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::de::DeserializeOwned;
@@ -25,6 +27,7 @@ pub use item::{Item, NewItem};
 pub use page::{Page, PageRequest, PageToken};
 pub use transfer::{NewTransfer, Owner, Transfer};
 pub use user::{NewUser, User};
+pub use writer::Writer;
 
 /// Clocks differ a little; a timestamp further ahead than this would outrank every later transfer. The database has
 /// the same limit.
@@ -34,7 +37,7 @@ pub const FUTURE_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 pub const YEARS: RangeInclusive<i32> = 1..=9999;
 
 /// What the ledger says no to.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LedgerError {
     /// There is no such row.
     #[error("there is no {what} {id}")]
@@ -60,9 +63,15 @@ pub enum LedgerError {
         /// Why not.
         reason: String,
     },
-    /// The database failed.
+    /// More rows are waiting to be written than there is room for.
+    #[error("more rows are waiting to be written than can wait; nothing was written")]
+    Busy,
+    /// The writer has ended.
+    #[error("the server stops")]
+    Stopped,
+    /// The database failed. One failure can concern many rows.
     #[error("the ledger could not be reached")]
-    Database(#[source] sqlx::Error),
+    Database(#[source] Arc<sqlx::Error>),
 }
 
 impl LedgerError {
@@ -75,12 +84,12 @@ impl LedgerError {
 impl From<sqlx::Error> for LedgerError {
     fn from(error: sqlx::Error) -> Self {
         let Some(constraint) = error.as_database_error().and_then(|error| error.constraint()) else {
-            return Self::Database(error);
+            return Self::Database(Arc::new(error));
         };
         match constraint {
-            "items_base_item_id_fkey" => Self::invalid("base_item_id", "there is no base item with this id"),
-            "transfers_owner_id_fkey" => Self::invalid("owner_id", "there is no user with this id"),
-            "transfers_item_id_fkey" => Self::invalid("item_id", "there is no item with this id"),
+            "items_base_item_id_fkey" => item::BASE_ITEM.missing(),
+            "transfers_item_id_fkey" => transfer::ITEM.missing(),
+            "transfers_owner_id_fkey" => transfer::OWNER.missing(),
             "base_items_id_not_nil" => Self::invalid("id", "the nil id is reserved"),
             "base_items_description_length" => Self::invalid("description", base_item::DESCRIPTION_LENGTH),
             "items_created_at_not_in_future" | "users_created_at_not_in_future" => {
@@ -91,7 +100,7 @@ impl From<sqlx::Error> for LedgerError {
                 Self::invalid("created_at", TOO_EARLY)
             }
             "transfers_timestamp_range" => Self::invalid("timestamp", TOO_EARLY),
-            _ => Self::Database(error),
+            _ => Self::Database(Arc::new(error)),
         }
     }
 }
@@ -99,54 +108,80 @@ impl From<sqlx::Error> for LedgerError {
 const IN_FUTURE: &str = "lies more than five minutes in the future";
 const TOO_EARLY: &str = "lies before the year 1";
 
+/// A row that a row refers to.
+#[derive(Clone, Copy, Debug)]
+pub struct Parent {
+    /// The column with its id.
+    pub column: &'static str,
+    /// Its table.
+    pub table: &'static str,
+    /// What to say when there is none.
+    pub reason: &'static str,
+}
+
+impl Parent {
+    fn missing(&self) -> LedgerError {
+        LedgerError::invalid(self.column, self.reason)
+    }
+}
+
 /// A kind of row of the ledger.
-pub trait Record: Serialize + for<'r> FromRow<'r, PgRow> + Send + Unpin + 'static {
+pub trait Record: Clone + Serialize + for<'r> FromRow<'r, PgRow> + Send + Sync + Unpin + 'static {
     /// What is sent to create one.
     type New: NewRecord<Self>;
     /// What people call it.
     const WHAT: &'static str;
     /// Its table, which is also the last part of its URL but for the hyphen.
     const TABLE: &'static str;
-    /// Inserts one, unless its id is taken; binds as [`NewRecord::bind`] does.
+    /// What it refers to.
+    const PARENTS: &'static [Parent];
+    /// Inserts those whose ids are not taken, and returns them; binds as [`NewRecord::bind`] does.
     const INSERT: &'static str;
-    /// Gets the one with id $1.
+    /// Gets those with the ids in the array $1.
     const GET: &'static str;
     /// Lists those before ($1, $2), newest first, at most $3.
     const LIST: &'static str;
-    /// Makes room for a bulk load: a line number, then the columns as [`NewRecord::copy`] writes them.
+    /// Takes rows as [`NewRecord::copy`] writes them.
+    const COPY: &'static str;
+    /// Makes room for rows that are to be looked at first: a line number, then the columns.
     const STAGE: &'static str;
     /// Fills it.
-    const COPY: &'static str;
-    /// Takes out rows whose parents are missing, and returns line, field and reason.
-    const REJECT_ORPHANS: &'static [&'static str];
-    /// Moves the rest into the ledger, where the first of several with the same id counts.
+    const COPY_STAGED: &'static str;
+    /// Moves the good ones into the ledger, where the first of several with the same id counts.
     const MERGE: &'static str;
     /// The lines whose ids belong to other rows.
     const CONFLICTS: &'static str;
-    /// Makes room for more of the same load.
-    const CLEAR: &'static str;
-    /// Ends the load.
-    const UNSTAGE: &'static str;
     /// The id.
     fn id(&self) -> Uuid;
     /// When it happened, which is what lists are sorted by.
     fn moment(&self) -> DateTime<Utc>;
+    /// Where single ones wait to be written.
+    fn queue(writer: &Writer) -> &writer::Queue<Self>;
 }
 
 /// A record to be created.
-pub trait NewRecord<R>: DeserializeOwned + Send + Sync + 'static {
+pub trait NewRecord<R>: DeserializeOwned + Send + Sync + Unpin + 'static {
     /// Gives it an id of the ledger's own unless it has one, and checks what needs no database.
     fn validate(&mut self, now: DateTime<Utc>) -> Result<Uuid, LedgerError>;
-    /// Binds its columns in the order of [`Record::INSERT`].
-    fn bind<'q>(&'q self, query: QueryAs<'q, Postgres, R, PgArguments>) -> QueryAs<'q, Postgres, R, PgArguments>;
-    /// Writes its columns for [`Record::COPY`], after the line number.
+    /// The ids of what it refers to, in the order of [`Record::PARENTS`].
+    fn parents(&self) -> impl Iterator<Item = Uuid>;
+    /// Binds the columns of some rows, an array each, in the order of [`Record::INSERT`].
+    fn bind<'q>(
+        rows: &[&'q Self],
+        query: QueryAs<'q, Postgres, R, PgArguments>,
+    ) -> QueryAs<'q, Postgres, R, PgArguments>;
+    /// About how many bytes it takes.
+    fn size(&self) -> usize {
+        size_of::<Self>()
+    }
+    /// Writes its columns for [`Record::COPY`].
     fn copy(&self, row: &mut bulk::CopyRow<'_>);
     /// Whether the stored row is this one. What was not said is not compared.
     fn is(&self, stored: &R) -> bool;
 }
 
 /// Whether a row was created or had been there before.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome<R> {
     /// It is new.
     Created(R),
@@ -154,19 +189,9 @@ pub enum Outcome<R> {
     Unchanged(R),
 }
 
-/// Creates a record. With an id of the caller's own this can be repeated safely.
-pub async fn create<R: Record>(pool: &PgPool, mut new: R::New) -> Result<Outcome<R>, LedgerError> {
-    let id = new.validate(Utc::now())?;
-    if let Some(created) = new.bind(sqlx::query_as(R::INSERT)).fetch_optional(pool).await? {
-        return Ok(Outcome::Created(created));
-    }
-    let stored = get::<R>(pool, id).await?;
-    if new.is(&stored) { Ok(Outcome::Unchanged(stored)) } else { Err(LedgerError::Conflict { what: R::WHAT, id }) }
-}
-
 /// Gets a record.
 pub async fn get<R: Record>(pool: &PgPool, id: Uuid) -> Result<R, LedgerError> {
-    let found = sqlx::query_as(R::GET).bind(id).fetch_optional(pool).await?;
+    let found = sqlx::query_as(R::GET).bind([id]).fetch_optional(pool).await?;
     found.ok_or(LedgerError::NotFound { what: R::WHAT, id })
 }
 

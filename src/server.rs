@@ -46,7 +46,9 @@ pub async fn run(
     tasks.spawn(listener::run(database.config.clone(), database.own_pool.clone(), Arc::clone(&hub), stop.clone()));
     tasks.spawn(compactor::run(database.own_pool.clone(), stop.clone()));
 
-    let router = http::router(App::new(database.pool.clone(), hub));
+    // These write for requests, and end with the last of them.
+    let mut writers = JoinSet::new();
+    let router = http::router(App::start(database.pool.clone(), hub, &mut writers));
     let mut servers = JoinSet::new();
     for listener in listeners {
         // Messages are small and written whole: waiting for more to fill a packet would only delay them.
@@ -57,7 +59,7 @@ pub async fn run(
     let outcome = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         Some(Ok(Err(error))) = servers.join_next() => Err(ServerError::Serve(error)),
-        Some(_) = tasks.join_next() => if shutdown.is_cancelled() { Ok(()) } else { Err(ServerError::TaskEnded) },
+        Some(_) = async { tokio::select! { ended = tasks.join_next() => ended, ended = writers.join_next() => ended } } => if shutdown.is_cancelled() { Ok(()) } else { Err(ServerError::TaskEnded) },
         () = database.embedded_exit() => Err(ServerError::PostgresEnded),
     };
     stop.cancel();

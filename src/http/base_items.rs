@@ -13,7 +13,7 @@ use super::document::{CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{Path, Query};
 use super::problem::Problem;
 use super::records::{self, Accepted, CreateQuery, ListQuery, Turns};
-use crate::ledger::{self, BaseItem, NewBaseItem, Page};
+use crate::ledger::{self, BaseItem, NewBaseItem, Page, Writer};
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get))
@@ -33,11 +33,12 @@ pub(super) fn router() -> OpenApiRouter<App> {
 )]
 async fn create(
     State(pool): State<PgPool>,
+    State(writer): State<Writer>,
     State(turns): State<Turns>,
     Query(query): Query<CreateQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    records::create::<BaseItem>(&pool, &turns, "/base-items", &query, request).await
+    records::create::<BaseItem>(&pool, &writer, &turns, "/base-items", &query, request).await
 }
 
 /// List base items, newest first

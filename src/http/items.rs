@@ -17,7 +17,7 @@ use super::document::{ChangeProblems, CreateProblems, LookupProblems, OneOrMany,
 use super::extract::{self, Path, Query, moment};
 use super::problem::{Kind, Problem};
 use super::records::{self, Accepted, CreateQuery, ListQuery, Turns};
-use crate::ledger::{self, Item, NewItem, NewTransfer, Owner, Page, Transfer, transfer};
+use crate::ledger::{self, Item, LedgerError, NewItem, NewTransfer, Owner, Page, Transfer, Writer, transfer};
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -42,11 +42,12 @@ pub(super) fn router() -> OpenApiRouter<App> {
 )]
 async fn create(
     State(pool): State<PgPool>,
+    State(writer): State<Writer>,
     State(turns): State<Turns>,
     Query(query): Query<CreateQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    records::create::<Item>(&pool, &turns, "/items", &query, request).await
+    records::create::<Item>(&pool, &writer, &turns, "/items", &query, request).await
 }
 
 /// List items, newest first
@@ -123,15 +124,15 @@ struct NewOwner {
     responses((status = 204, description = "Done"), ChangeProblems)
 )]
 async fn hand_over(
-    State(pool): State<PgPool>,
+    State(writer): State<Writer>,
     Path(id): Path<Uuid>,
     extract::Json(new): extract::Json<NewOwner>,
 ) -> Result<StatusCode, Problem> {
-    ledger::get::<Item>(&pool, id).await?;
     let transfer = NewTransfer { id: None, item_id: id, owner_id: new.to, timestamp: None };
-    match ledger::create::<Transfer>(&pool, transfer).await {
+    match writer.create::<Transfer>(transfer).await {
         Ok(_) => Ok(StatusCode::NO_CONTENT),
-        Err(ledger::LedgerError::Invalid { field: "owner_id", reason }) => Err(Problem::field("to", reason)),
+        Err(LedgerError::Invalid { field: "item_id", .. }) => Err(LedgerError::NotFound { what: "item", id }.into()),
+        Err(LedgerError::Invalid { field: "owner_id", reason }) => Err(Problem::field("to", reason)),
         Err(error) => Err(error.into()),
     }
 }

@@ -157,6 +157,8 @@ impl From<LedgerError> for Problem {
             LedgerError::NotFound { .. } => Self::new(Kind::NotFound, error.to_string()),
             LedgerError::Conflict { .. } => Self::new(Kind::Conflict, error.to_string()),
             LedgerError::Invalid { field, reason } => Self::field(*field, reason.clone()),
+            LedgerError::Busy => Self::new(Kind::Unavailable, error.to_string()),
+            LedgerError::Stopped => Self::new(Kind::Unavailable, error.to_string()),
             LedgerError::Database(source) => Self::database(source),
         }
     }
@@ -184,12 +186,16 @@ impl Problem {
             tracing::warn!(error = error as &dyn std::error::Error, "a request was in another one's way");
             return Self::new(Kind::Unavailable, "Another request was inserting the same rows; nothing was written");
         }
+        // The answer of the database was lost, and with it whether it had done what it was told.
+        if matches!(error, sqlx::Error::Io(_)) {
+            tracing::error!(error = error as &dyn std::error::Error, "the connection to the database broke");
+            let detail = "The connection to the database broke. What was to be written may have been written or not: \
+                with an id of your own you can safely send it again";
+            return Self::new(Kind::Unavailable, detail);
+        }
         // Connection exceptions, out of resources, and shutdown.
         let unreachable = is_of(&["08", "53", "57"])
-            || matches!(
-                error,
-                sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed
-            );
+            || matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed);
         tracing::error!(error = error as &dyn std::error::Error, "the database failed");
         if unreachable {
             Self::new(Kind::Unavailable, "The database cannot be reached; nothing was written")

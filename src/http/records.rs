@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::{BODY_LIMIT, MediaType, collect, from_json, media_type, moment};
 use super::problem::{FieldError, Problem};
 use super::rows::rows;
-use crate::ledger::{self, LedgerError, Outcome, PageRequest, PageToken, Record, bulk};
+use crate::ledger::{LedgerError, Outcome, PageRequest, PageToken, Record, Writer, bulk};
 
 const DEFAULT_PAGE_SIZE: i64 = 100;
 const LARGEST_PAGE_SIZE: i64 = 1000;
@@ -128,6 +128,7 @@ impl Turns {
 /// Creates one row from a JSON object, or many from an array or from NDJSON.
 pub(super) async fn create<R: Record>(
     pool: &PgPool,
+    writer: &Writer,
     turns: &Turns,
     path: &str,
     query: &CreateQuery,
@@ -141,13 +142,13 @@ pub(super) async fn create<R: Record>(
     if many {
         create_many::<R>(pool, turns, query, media_type, request).await
     } else {
-        create_one::<R>(pool, path, request).await
+        create_one::<R>(writer, path, request).await
     }
 }
 
-async fn create_one<R: Record>(pool: &PgPool, path: &str, request: Request) -> Result<Response, Problem> {
+async fn create_one<R: Record>(writer: &Writer, path: &str, request: Request) -> Result<Response, Problem> {
     let new = from_json::<R::New>(&collect(request).await?)?;
-    Ok(match ledger::create::<R>(pool, new).await? {
+    Ok(match writer.create::<R>(new).await? {
         Outcome::Created(row) => {
             let location = HeaderValue::from_str(&format!("{path}/{}", row.id()));
             let mut response = (StatusCode::CREATED, Json(row)).into_response();

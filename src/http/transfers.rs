@@ -13,7 +13,7 @@ use super::document::{CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{Path, Query};
 use super::problem::Problem;
 use super::records::{self, Accepted, CreateQuery, ListQuery, Turns};
-use crate::ledger::{self, NewTransfer, Page, Transfer};
+use crate::ledger::{self, NewTransfer, Page, Transfer, Writer};
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get))
@@ -33,11 +33,12 @@ pub(super) fn router() -> OpenApiRouter<App> {
 )]
 async fn create(
     State(pool): State<PgPool>,
+    State(writer): State<Writer>,
     State(turns): State<Turns>,
     Query(query): Query<CreateQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    records::create::<Transfer>(&pool, &turns, "/transfers", &query, request).await
+    records::create::<Transfer>(&pool, &writer, &turns, "/transfers", &query, request).await
 }
 
 /// List transfers, newest first

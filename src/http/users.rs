@@ -13,7 +13,7 @@ use super::document::{CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{Path, Query};
 use super::problem::Problem;
 use super::records::{self, Accepted, CreateQuery, ListAtQuery, ListQuery, Turns};
-use crate::ledger::{self, Item, NewUser, Page, User, user};
+use crate::ledger::{self, Item, NewUser, Page, User, Writer, user};
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get)).routes(routes!(holdings))
@@ -33,11 +33,12 @@ pub(super) fn router() -> OpenApiRouter<App> {
 )]
 async fn create(
     State(pool): State<PgPool>,
+    State(writer): State<Writer>,
     State(turns): State<Turns>,
     Query(query): Query<CreateQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    records::create::<User>(&pool, &turns, "/users", &query, request).await
+    records::create::<User>(&pool, &writer, &turns, "/users", &query, request).await
 }
 
 /// List users, newest first

@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::bulk::CopyRow;
-use super::{LedgerError, NewRecord, Record, check_moment, id_or_new, microseconds};
+use super::writer::{Queue, Writer};
+use super::{LedgerError, NewRecord, Parent, Record, check_moment, id_or_new, microseconds};
 
 pub(super) const DESCRIPTION_LENGTH: &str = "must have 1 to 10,000 characters";
 
@@ -43,24 +44,25 @@ impl Record for BaseItem {
     type New = NewBaseItem;
     const WHAT: &'static str = "base item";
     const TABLE: &'static str = "base_items";
+    const PARENTS: &'static [Parent] = &[];
     const INSERT: &'static str = "insert into base_items (id, description, created_at)
-        values ($1, $2, coalesce($3, now())) on conflict (id) do nothing returning id, description, created_at";
-    const GET: &'static str = "select id, description, created_at from base_items where id = $1";
+        select id, description, coalesce(created_at, now())
+        from unnest($1::uuid[], $2::text[], $3::timestamptz[]) as new (id, description, created_at)
+        on conflict (id) do nothing returning id, description, created_at";
+    const GET: &'static str = "select id, description, created_at from base_items where id = any($1)";
     const LIST: &'static str = "select id, description, created_at from base_items
         where $1::timestamptz is null or (created_at, id) < ($1, $2)
         order by created_at desc, id desc limit $3";
 
+    const COPY: &'static str = "copy base_items (id, description, created_at) from stdin with (format binary)";
     const STAGE: &'static str = "create temporary table staged_base_items
         (line bigint, id uuid, description text, created_at timestamptz) on commit drop";
-    const COPY: &'static str = "copy staged_base_items from stdin with (format binary)";
-    const REJECT_ORPHANS: &'static [&'static str] = &[];
+    const COPY_STAGED: &'static str = "copy staged_base_items from stdin with (format binary)";
     const MERGE: &'static str = "insert into base_items (id, description, created_at)
         select distinct on (id) id, description, coalesce(created_at, now()) from staged_base_items
         order by id, line on conflict (id) do nothing";
     const CONFLICTS: &'static str = "select s.line from staged_base_items s join base_items r on r.id = s.id
         where r.description <> s.description or r.created_at <> s.created_at";
-    const CLEAR: &'static str = "truncate staged_base_items";
-    const UNSTAGE: &'static str = "drop table staged_base_items";
 
     fn id(&self) -> Uuid {
         self.id
@@ -68,6 +70,10 @@ impl Record for BaseItem {
 
     fn moment(&self) -> DateTime<Utc> {
         self.created_at
+    }
+
+    fn queue(writer: &Writer) -> &Queue<Self> {
+        &writer.base_items
     }
 }
 
@@ -86,11 +92,22 @@ impl NewRecord<BaseItem> for NewBaseItem {
         Ok(id_or_new(&mut self.id))
     }
 
+    fn parents(&self) -> impl Iterator<Item = Uuid> {
+        std::iter::empty()
+    }
+
     fn bind<'q>(
-        &'q self,
+        rows: &[&'q Self],
         query: QueryAs<'q, Postgres, BaseItem, PgArguments>,
     ) -> QueryAs<'q, Postgres, BaseItem, PgArguments> {
-        query.bind(self.id).bind(&self.description).bind(self.created_at)
+        query
+            .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.description.as_str()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.created_at).collect::<Vec<_>>())
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>() + self.description.len()
     }
 
     fn copy(&self, row: &mut CopyRow<'_>) {

@@ -1,21 +1,26 @@
-//! Many rows at once, from a file or a stream: through COPY into a staging table, checked set-wise, then merged into
-//! the ledger, many rows a statement. Memory stays bounded at any size, here and in Postgres. The caller owns the transaction, so that it decides
-//! whether some rejected rows undo the rest.
+//! Many rows at once, from a file or a stream, through binary COPY. Memory stays bounded at any size, here and in
+//! Postgres. The caller owns the transaction, so that it decides whether some rejected rows undo the rest.
+//!
+//! Most loads have nothing wrong with them, so each batch is first copied straight into the ledger, as fast as `COPY`
+//! does it by itself, while the next one is being read. When the database refuses a batch, that one is undone and goes
+//! through a staging table, where set-wise checks find the rows at fault; good batches after it go straight again.
 
 use std::pin::Pin;
 
 use chrono::{DateTime, Utc};
-use futures_util::{Stream, StreamExt, TryStreamExt, pin_mut};
-use sqlx::{PgConnection, Row};
+use futures_util::{Stream, StreamExt, pin_mut};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{LedgerError, NewRecord, Record};
+use super::{LedgerError, NewRecord, Parent, Record};
 
-/// So many rows are checked and merged at a time. Postgres remembers something for every row of a statement until the
-/// statement ends (the rows to look up parents for, the rows to count), and this bounds it, as well as the sorting. Much
-/// fewer, and the statements themselves would begin to show.
-const BATCH: u64 = 50_000;
+/// So many rows are written at a time. Postgres remembers the rows of a statement until its end (to check and count them),
+/// and so does the server (to look closer should one be refused): this bounds both. Much fewer, and the statements
+/// themselves would begin to show.
+const BATCH: usize = 50_000;
+/// A batch also ends when its rows take so many bytes in COPY's format: long descriptions, say.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Rows are sent to Postgres in pieces of about this many bytes.
 const CHUNK: usize = 256 * 1024;
 /// So many rejected rows are described; the rest are only counted.
@@ -116,55 +121,61 @@ impl<E> From<sqlx::Error> for LoadError<E> {
 pub async fn load<R: Record, E>(
     connection: &mut PgConnection,
     lines: impl Stream<Item = Result<Line<R::New>, E>>,
-    progress: impl FnMut(u64),
+    mut progress: impl FnMut(u64),
 ) -> Result<Report, LoadError<E>> {
     pin_mut!(lines);
-    let mut loader = Loader { lines, progress, read: 0, report: Report::default() };
-    sqlx::query(R::STAGE).execute(&mut *connection).await?;
+    let mut report = Report::default();
+    // What a row gets that does not say when it happened.
+    let now = sqlx::query_scalar("select now()").fetch_one(&mut *connection).await?;
+    let mut straight = true;
+    let mut batch = Batch::<R>::read(&mut lines).await.map_err(LoadError::Input)?;
+    let mut read = 0;
     loop {
-        let (staged, more) = loader.stage::<R, E>(connection).await?;
-        loader.merge::<R>(connection, staged).await?;
-        (loader.progress)(loader.read);
-        if !more {
+        let last = batch.is_last;
+        let writing = write(connection, &batch, now, straight);
+        let reading = async { if last { Ok(Batch::default()) } else { Batch::read(&mut lines).await } };
+        let (written, next) = tokio::join!(writing, reading);
+        straight = written?.add_to(&mut report);
+        read += batch.lines;
+        for rejection in std::mem::take(&mut batch.rejections) {
+            report.reject(rejection);
+        }
+        progress(read);
+        if last {
             break;
         }
-        sqlx::query(R::CLEAR).execute(&mut *connection).await?;
+        batch = next.map_err(LoadError::Input)?;
     }
-    sqlx::query(R::UNSTAGE).execute(&mut *connection).await?;
-    loader.report.keep_the_first();
-    Ok(loader.report)
+    report.keep_the_first();
+    Ok(report)
 }
 
-/// A load under way.
-struct Loader<'a, S, P> {
-    lines: Pin<&'a mut S>,
-    progress: P,
-    read: u64,
-    report: Report,
+/// Rows that are written together, as far as they can be judged without the database.
+#[derive(Debug)]
+struct Batch<R: Record> {
+    /// With their line numbers.
+    rows: Vec<(u64, R::New)>,
+    rejections: Vec<Rejection>,
+    lines: u64,
+    is_last: bool,
 }
 
-impl<S, P> Loader<'_, S, P> {
-    /// Copies the next rows into the staging table. How many, and whether there may be more.
-    async fn stage<R: Record, E>(&mut self, connection: &mut PgConnection) -> Result<(u64, bool), LoadError<E>>
-    where
-        S: Stream<Item = Result<Line<R::New>, E>>,
-    {
-        let mut copy = connection.copy_in_raw(R::COPY).await?;
-        let mut buffer = COPY_HEADER.to_vec();
-        let mut staged = 0;
-        let more = loop {
-            if staged == BATCH {
-                break true;
-            }
-            let line = match self.lines.next().await {
-                Some(Ok(line)) => line,
-                Some(Err(error)) => {
-                    copy.abort("the input broke off").await?;
-                    return Err(LoadError::Input(error));
-                }
-                None => break false,
+impl<R: Record> Default for Batch<R> {
+    fn default() -> Self {
+        Self { rows: Vec::new(), rejections: Vec::new(), lines: 0, is_last: true }
+    }
+}
+
+impl<R: Record> Batch<R> {
+    async fn read<E>(lines: &mut Pin<&mut impl Stream<Item = Result<Line<R::New>, E>>>) -> Result<Self, E> {
+        let mut batch = Self { is_last: false, ..Self::default() };
+        let mut bytes = 0;
+        while batch.rows.len() < BATCH && bytes < BATCH_BYTES {
+            let Some(line) = lines.next().await.transpose()? else {
+                batch.is_last = true;
+                break;
             };
-            self.read += 1;
+            batch.lines += 1;
             let number = line.number;
             let checked = line.content.and_then(|mut new| match new.validate(Utc::now()) {
                 Ok(_) => Ok(new),
@@ -172,53 +183,131 @@ impl<S, P> Loader<'_, S, P> {
             });
             match checked {
                 Ok(new) => {
-                    let mut row = CopyRow::begin(&mut buffer);
-                    row.bigint(number.cast_signed());
-                    new.copy(&mut row);
-                    row.end();
-                    staged += 1;
+                    bytes += new.size();
+                    batch.rows.push((number, new));
                 }
-                Err(rejection) => self.report.reject(rejection),
+                // Rejections are counted, but not all of them are kept: a batch of nothing else has to end, too.
+                Err(rejection) => {
+                    bytes += size_of::<Rejection>();
+                    batch.rejections.push(rejection);
+                }
             }
-            if buffer.len() >= CHUNK {
-                copy.send(std::mem::take(&mut buffer)).await?;
-            }
-        };
-        buffer.extend_from_slice(&COPY_TRAILER);
-        copy.send(buffer).await?;
-        copy.finish().await?;
-        Ok((staged, more))
+        }
+        Ok(batch)
     }
+}
 
-    /// Moves what is staged into the ledger, but for rows that cannot be there.
-    async fn merge<R: Record>(&mut self, connection: &mut PgConnection, mut staged: u64) -> Result<(), sqlx::Error> {
-        let report = &mut self.report;
-        for reject_orphans in R::REJECT_ORPHANS {
-            let mut orphans = sqlx::query(*reject_orphans).fetch(&mut *connection);
-            while let Some(row) = orphans.try_next().await? {
-                let line = row.try_get::<i64, _>(0)?.cast_unsigned();
-                let (field, detail) = (Some(row.try_get(1)?), row.try_get(2)?);
-                report.reject(Rejection { line, fault: Fault::Invalid, field, detail });
-                staged -= 1;
-            }
+/// What became of the rows of a batch.
+#[derive(Debug, Default)]
+struct Written {
+    inserted: u64,
+    unchanged: u64,
+    rejections: Vec<Rejection>,
+}
+
+impl Written {
+    /// Whether all rows were new.
+    fn add_to(self, report: &mut Report) -> bool {
+        let all_new = self.unchanged == 0 && self.rejections.is_empty();
+        report.inserted += self.inserted;
+        report.unchanged += self.unchanged;
+        for rejection in self.rejections {
+            report.reject(rejection);
         }
-        let inserted = sqlx::query(R::MERGE).execute(&mut *connection).await?.rows_affected();
-        report.inserted += inserted;
-        // Usually all rows are new, and then there is nothing to compare them with.
-        if inserted == staged {
-            return Ok(());
-        }
-        let mut conflicts = 0;
-        let mut lines = sqlx::query_scalar::<_, i64>(R::CONFLICTS).fetch(&mut *connection);
-        while let Some(line) = lines.try_next().await? {
-            let (line, field) = (line.cast_unsigned(), Some("id".to_owned()));
-            let detail = format!("a {} with this id exists with other content", R::WHAT);
-            report.reject(Rejection { line, fault: Fault::Conflict, field, detail });
-            conflicts += 1;
-        }
-        report.unchanged += staged.saturating_sub(inserted + conflicts);
-        Ok(())
+        all_new
     }
+}
+
+async fn write<R: Record>(
+    connection: &mut PgConnection,
+    batch: &Batch<R>,
+    now: DateTime<Utc>,
+    straight: bool,
+) -> Result<Written, sqlx::Error> {
+    if batch.rows.is_empty() {
+        return Ok(Written::default());
+    }
+    if straight {
+        let mut savepoint = connection.begin().await?;
+        match copy(&mut savepoint, R::COPY, batch, |row, _| row.moment = Some(now)).await {
+            Ok(inserted) => {
+                savepoint.commit().await?;
+                return Ok(Written { inserted, ..Written::default() });
+            }
+            // Integrity constraints, and a deadlock with another load of the same rows: those are what staging is for.
+            Err(error) if has_code(&error, &["23", "40P01"]) => savepoint.rollback().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    sqlx::query(R::STAGE).execute(&mut *connection).await?;
+    copy(connection, R::COPY_STAGED, batch, |row, line| {
+        row.bigint(line.cast_signed());
+    })
+    .await?;
+    let written = merge::<R>(connection, batch.rows.len() as u64).await?;
+    sqlx::query(AssertSqlSafe(format!("drop table staged_{}", R::TABLE))).execute(connection).await?;
+    Ok(written)
+}
+
+fn has_code(error: &sqlx::Error, prefixes: &[&str]) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| prefixes.iter().any(|prefix| code.starts_with(prefix)))
+}
+
+/// Copies all rows of the batch; `begin` writes what comes before a row's own columns, from its line number.
+async fn copy<R: Record>(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    batch: &Batch<R>,
+    begin: impl Fn(&mut CopyRow<'_>, u64),
+) -> Result<u64, sqlx::Error> {
+    let mut copy = connection.copy_in_raw(statement).await?;
+    let mut buffer = COPY_HEADER.to_vec();
+    for (line, new) in &batch.rows {
+        let mut row = CopyRow::begin(&mut buffer);
+        begin(&mut row, *line);
+        new.copy(&mut row);
+        row.end();
+        if buffer.len() >= CHUNK {
+            copy.send(std::mem::take(&mut buffer)).await?;
+        }
+    }
+    buffer.extend_from_slice(&COPY_TRAILER);
+    copy.send(buffer).await?;
+    copy.finish().await
+}
+
+/// Moves what is staged into the ledger, but for rows that cannot be there.
+async fn merge<R: Record>(connection: &mut PgConnection, mut staged: u64) -> Result<Written, sqlx::Error> {
+    let mut written = Written::default();
+    for parent in R::PARENTS {
+        let Parent { column, table, reason } = parent;
+        let orphans = AssertSqlSafe(format!(
+            "delete from staged_{} s where not exists (select from {table} p where p.id = s.{column}) returning line",
+            R::TABLE
+        ));
+        let orphans: Vec<i64> = sqlx::query_scalar(orphans).fetch_all(&mut *connection).await?;
+        staged -= orphans.len() as u64;
+        written.rejections.extend(orphans.into_iter().map(|line| Rejection {
+            line: line.cast_unsigned(),
+            fault: Fault::Invalid,
+            field: Some((*column).to_owned()),
+            detail: (*reason).to_owned(),
+        }));
+    }
+    written.inserted = sqlx::query(R::MERGE).execute(&mut *connection).await?.rows_affected();
+    if written.inserted == staged {
+        return Ok(written);
+    }
+    let conflicts: Vec<i64> = sqlx::query_scalar(R::CONFLICTS).fetch_all(connection).await?;
+    written.unchanged = staged.saturating_sub(written.inserted + conflicts.len() as u64);
+    written.rejections.extend(conflicts.into_iter().map(|line| Rejection {
+        line: line.cast_unsigned(),
+        fault: Fault::Conflict,
+        field: Some("id".to_owned()),
+        detail: format!("a {} with this id exists with other content", R::WHAT),
+    }));
+    Ok(written)
 }
 
 /// The same refusal, for a line.
@@ -236,13 +325,15 @@ pub struct CopyRow<'a> {
     buffer: &'a mut Vec<u8>,
     start: usize,
     fields: i16,
+    /// What stands for a moment that is not given, if anything does.
+    moment: Option<DateTime<Utc>>,
 }
 
 impl<'a> CopyRow<'a> {
     fn begin(buffer: &'a mut Vec<u8>) -> Self {
         let start = buffer.len();
         buffer.extend_from_slice(&0_i16.to_be_bytes());
-        Self { buffer, start, fields: 0 }
+        Self { buffer, start, fields: 0, moment: None }
     }
 
     /// The number of fields comes first in the format, but is known last.
@@ -275,7 +366,8 @@ impl<'a> CopyRow<'a> {
 
     /// A timestamptz, or null.
     pub fn timestamp(&mut self, value: Option<DateTime<Utc>>) -> &mut Self {
-        let micros = value.map(|moment| (moment.timestamp_micros() - POSTGRES_EPOCH_MICROS).to_be_bytes());
+        let micros =
+            value.or(self.moment).map(|moment| (moment.timestamp_micros() - POSTGRES_EPOCH_MICROS).to_be_bytes());
         self.field(micros.as_ref().map(<[u8; 8]>::as_slice))
     }
 }

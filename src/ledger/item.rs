@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::bulk::CopyRow;
-use super::{LedgerError, NewRecord, Record, check_moment, id_or_new, microseconds};
+use super::writer::{Queue, Writer};
+use super::{LedgerError, NewRecord, Parent, Record, check_moment, id_or_new, microseconds};
 
 /// A single piece, of one base item.
 #[derive(Clone, Debug, Serialize, FromRow, ToSchema)]
@@ -35,30 +36,32 @@ pub struct NewItem {
     pub created_at: Option<DateTime<Utc>>,
 }
 
+pub(super) const BASE_ITEM: Parent =
+    Parent { column: "base_item_id", table: "base_items", reason: "there is no base item with this id" };
+
 impl Record for Item {
     type New = NewItem;
     const WHAT: &'static str = "item";
     const TABLE: &'static str = "items";
-    const INSERT: &'static str = "insert into items (id, base_item_id, created_at) values ($1, $2, coalesce($3, now()))
+    const PARENTS: &'static [Parent] = &[BASE_ITEM];
+    const INSERT: &'static str = "insert into items (id, base_item_id, created_at)
+        select id, base_item_id, coalesce(created_at, now())
+        from unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) as new (id, base_item_id, created_at)
         on conflict (id) do nothing returning id, base_item_id, created_at";
-    const GET: &'static str = "select id, base_item_id, created_at from items where id = $1";
+    const GET: &'static str = "select id, base_item_id, created_at from items where id = any($1)";
     const LIST: &'static str = "select id, base_item_id, created_at from items
         where $1::timestamptz is null or (created_at, id) < ($1, $2)
         order by created_at desc, id desc limit $3";
 
+    const COPY: &'static str = "copy items (id, base_item_id, created_at) from stdin with (format binary)";
     const STAGE: &'static str = "create temporary table staged_items
         (line bigint, id uuid, base_item_id uuid, created_at timestamptz) on commit drop";
-    const COPY: &'static str = "copy staged_items from stdin with (format binary)";
-    const REJECT_ORPHANS: &'static [&'static str] = &["delete from staged_items s
-        where not exists (select from base_items p where p.id = s.base_item_id)
-        returning line, 'base_item_id', 'there is no base item with this id'"];
+    const COPY_STAGED: &'static str = "copy staged_items from stdin with (format binary)";
     const MERGE: &'static str = "insert into items (id, base_item_id, created_at)
         select distinct on (id) id, base_item_id, coalesce(created_at, now()) from staged_items
         order by id, line on conflict (id) do nothing";
     const CONFLICTS: &'static str = "select s.line from staged_items s join items r on r.id = s.id
         where r.base_item_id <> s.base_item_id or r.created_at <> s.created_at";
-    const CLEAR: &'static str = "truncate staged_items";
-    const UNSTAGE: &'static str = "drop table staged_items";
 
     fn id(&self) -> Uuid {
         self.id
@@ -66,6 +69,10 @@ impl Record for Item {
 
     fn moment(&self) -> DateTime<Utc> {
         self.created_at
+    }
+
+    fn queue(writer: &Writer) -> &Queue<Self> {
+        &writer.items
     }
 }
 
@@ -75,8 +82,18 @@ impl NewRecord<Item> for NewItem {
         Ok(id_or_new(&mut self.id))
     }
 
-    fn bind<'q>(&'q self, query: QueryAs<'q, Postgres, Item, PgArguments>) -> QueryAs<'q, Postgres, Item, PgArguments> {
-        query.bind(self.id).bind(self.base_item_id).bind(self.created_at)
+    fn parents(&self) -> impl Iterator<Item = Uuid> {
+        [self.base_item_id].into_iter()
+    }
+
+    fn bind<'q>(
+        rows: &[&'q Self],
+        query: QueryAs<'q, Postgres, Item, PgArguments>,
+    ) -> QueryAs<'q, Postgres, Item, PgArguments> {
+        query
+            .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.base_item_id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.created_at).collect::<Vec<_>>())
     }
 
     fn copy(&self, row: &mut CopyRow<'_>) {

@@ -9,8 +9,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::bulk::CopyRow;
+use super::writer::{Queue, Writer};
 use super::{
-    Item, LedgerError, NewRecord, Page, PageRequest, PageToken, Record, check_moment, get, id_or_new, microseconds,
+    Item, LedgerError, NewRecord, Page, PageRequest, PageToken, Parent, Record, check_moment, get, id_or_new,
+    microseconds,
 };
 
 /// A change of ownership.
@@ -41,34 +43,32 @@ pub struct NewTransfer {
     pub timestamp: Option<DateTime<Utc>>,
 }
 
+pub(super) const ITEM: Parent = Parent { column: "item_id", table: "items", reason: "there is no item with this id" };
+pub(super) const OWNER: Parent = Parent { column: "owner_id", table: "users", reason: "there is no user with this id" };
+
 impl Record for Transfer {
     type New = NewTransfer;
     const WHAT: &'static str = "transfer";
     const TABLE: &'static str = "transfers";
+    const PARENTS: &'static [Parent] = &[ITEM, OWNER];
     const INSERT: &'static str = "insert into transfers (id, item_id, owner_id, timestamp)
-        values ($1, $2, $3, coalesce($4, now()))
+        select id, item_id, owner_id, coalesce(timestamp, now())
+        from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[]) as new (id, item_id, owner_id, timestamp)
         on conflict (id) do nothing returning id, item_id, owner_id, timestamp";
-    const GET: &'static str = "select id, item_id, owner_id, timestamp from transfers where id = $1";
+    const GET: &'static str = "select id, item_id, owner_id, timestamp from transfers where id = any($1)";
     const LIST: &'static str = "select id, item_id, owner_id, timestamp from transfers
         where $1::timestamptz is null or (timestamp, id) < ($1, $2)
         order by timestamp desc, id desc limit $3";
 
+    const COPY: &'static str = "copy transfers (id, item_id, owner_id, timestamp) from stdin with (format binary)";
     const STAGE: &'static str = "create temporary table staged_transfers
         (line bigint, id uuid, item_id uuid, owner_id uuid, timestamp timestamptz) on commit drop";
-    const COPY: &'static str = "copy staged_transfers from stdin with (format binary)";
-    const REJECT_ORPHANS: &'static [&'static str] = &[
-        "delete from staged_transfers s where not exists (select from items p where p.id = s.item_id)
-        returning line, 'item_id', 'there is no item with this id'",
-        "delete from staged_transfers s where not exists (select from users p where p.id = s.owner_id)
-        returning line, 'owner_id', 'there is no user with this id'",
-    ];
+    const COPY_STAGED: &'static str = "copy staged_transfers from stdin with (format binary)";
     const MERGE: &'static str = "insert into transfers (id, item_id, owner_id, timestamp)
         select distinct on (id) id, item_id, owner_id, coalesce(timestamp, now()) from staged_transfers
         order by id, line on conflict (id) do nothing";
     const CONFLICTS: &'static str = "select s.line from staged_transfers s join transfers r on r.id = s.id
         where r.item_id <> s.item_id or r.owner_id <> s.owner_id or r.timestamp <> s.timestamp";
-    const CLEAR: &'static str = "truncate staged_transfers";
-    const UNSTAGE: &'static str = "drop table staged_transfers";
 
     fn id(&self) -> Uuid {
         self.id
@@ -76,6 +76,10 @@ impl Record for Transfer {
 
     fn moment(&self) -> DateTime<Utc> {
         self.timestamp
+    }
+
+    fn queue(writer: &Writer) -> &Queue<Self> {
+        &writer.transfers
     }
 }
 
@@ -85,11 +89,19 @@ impl NewRecord<Transfer> for NewTransfer {
         Ok(id_or_new(&mut self.id))
     }
 
+    fn parents(&self) -> impl Iterator<Item = Uuid> {
+        [self.item_id, self.owner_id].into_iter()
+    }
+
     fn bind<'q>(
-        &'q self,
+        rows: &[&'q Self],
         query: QueryAs<'q, Postgres, Transfer, PgArguments>,
     ) -> QueryAs<'q, Postgres, Transfer, PgArguments> {
-        query.bind(self.id).bind(self.item_id).bind(self.owner_id).bind(self.timestamp)
+        query
+            .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.item_id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.owner_id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.timestamp).collect::<Vec<_>>())
     }
 
     fn copy(&self, row: &mut CopyRow<'_>) {

@@ -9,8 +9,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::bulk::CopyRow;
+use super::writer::{Queue, Writer};
 use super::{
-    Item, LedgerError, NewRecord, Page, PageRequest, PageToken, Record, check_moment, get, id_or_new, microseconds,
+    Item, LedgerError, NewRecord, Page, PageRequest, PageToken, Parent, Record, check_moment, get, id_or_new,
+    microseconds,
 };
 
 /// Somebody who can own items.
@@ -37,24 +39,25 @@ impl Record for User {
     type New = NewUser;
     const WHAT: &'static str = "user";
     const TABLE: &'static str = "users";
-    const INSERT: &'static str = "insert into users (id, created_at) values ($1, coalesce($2, now()))
+    const PARENTS: &'static [Parent] = &[];
+    const INSERT: &'static str = "insert into users (id, created_at)
+        select id, coalesce(created_at, now())
+        from unnest($1::uuid[], $2::timestamptz[]) as new (id, created_at)
         on conflict (id) do nothing returning id, created_at";
-    const GET: &'static str = "select id, created_at from users where id = $1";
+    const GET: &'static str = "select id, created_at from users where id = any($1)";
     const LIST: &'static str = "select id, created_at from users
         where $1::timestamptz is null or (created_at, id) < ($1, $2)
         order by created_at desc, id desc limit $3";
 
-    const STAGE: &'static str =
-        "create temporary table staged_users (line bigint, id uuid, created_at timestamptz) on commit drop";
-    const COPY: &'static str = "copy staged_users from stdin with (format binary)";
-    const REJECT_ORPHANS: &'static [&'static str] = &[];
+    const COPY: &'static str = "copy users (id, created_at) from stdin with (format binary)";
+    const STAGE: &'static str = "create temporary table staged_users
+        (line bigint, id uuid, created_at timestamptz) on commit drop";
+    const COPY_STAGED: &'static str = "copy staged_users from stdin with (format binary)";
     const MERGE: &'static str = "insert into users (id, created_at)
         select distinct on (id) id, coalesce(created_at, now()) from staged_users
         order by id, line on conflict (id) do nothing";
     const CONFLICTS: &'static str = "select s.line from staged_users s join users r on r.id = s.id
         where r.created_at <> s.created_at";
-    const CLEAR: &'static str = "truncate staged_users";
-    const UNSTAGE: &'static str = "drop table staged_users";
 
     fn id(&self) -> Uuid {
         self.id
@@ -62,6 +65,10 @@ impl Record for User {
 
     fn moment(&self) -> DateTime<Utc> {
         self.created_at
+    }
+
+    fn queue(writer: &Writer) -> &Queue<Self> {
+        &writer.users
     }
 }
 
@@ -71,8 +78,17 @@ impl NewRecord<User> for NewUser {
         Ok(id_or_new(&mut self.id))
     }
 
-    fn bind<'q>(&'q self, query: QueryAs<'q, Postgres, User, PgArguments>) -> QueryAs<'q, Postgres, User, PgArguments> {
-        query.bind(self.id).bind(self.created_at)
+    fn parents(&self) -> impl Iterator<Item = Uuid> {
+        std::iter::empty()
+    }
+
+    fn bind<'q>(
+        rows: &[&'q Self],
+        query: QueryAs<'q, Postgres, User, PgArguments>,
+    ) -> QueryAs<'q, Postgres, User, PgArguments> {
+        query
+            .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.created_at).collect::<Vec<_>>())
     }
 
     fn copy(&self, row: &mut CopyRow<'_>) {

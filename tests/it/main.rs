@@ -18,3 +18,4 @@ mod openapi;
 mod reporting;
 mod service;
 mod smoke;
+mod writer;

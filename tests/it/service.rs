@@ -155,7 +155,7 @@ async fn a_request_under_way_is_finished_before_the_server_stops() {
     // It has reached the server when its transaction is open.
     crate::harness::eventually(|| async {
         let open: i64 = sqlx::query_scalar(
-            "select count(*) from pg_stat_activity where datname = current_database() and query like 'copy staged%'",
+            "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle in transaction' and query = 'select now()'",
         )
         .fetch_one(&server.database.pool)
         .await
