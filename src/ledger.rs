@@ -156,7 +156,7 @@ pub trait Record: Clone + Serialize + for<'r> FromRow<'r, PgRow> + Send + Sync +
     /// When it happened, which is what lists are sorted by.
     fn moment(&self) -> DateTime<Utc>;
     /// Where single ones wait to be written.
-    fn queue(writer: &Writer) -> &writer::Queue<Self>;
+    fn queue(queues: &writer::Queues) -> &writer::Queue<Self>;
 }
 
 /// A record to be created.

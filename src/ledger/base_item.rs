@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::bulk::CopyRow;
-use super::writer::{Queue, Writer};
+use super::writer::{Queue, Queues};
 use super::{LedgerError, NewRecord, Parent, Record, check_moment, id_or_new, microseconds};
 
 pub(super) const DESCRIPTION_LENGTH: &str = "must have 1 to 10,000 characters";
@@ -72,8 +72,8 @@ impl Record for BaseItem {
         self.created_at
     }
 
-    fn queue(writer: &Writer) -> &Queue<Self> {
-        &writer.base_items
+    fn queue(queues: &Queues) -> &Queue<Self> {
+        &queues.base_items
     }
 }
 

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::bulk::CopyRow;
-use super::writer::{Queue, Writer};
+use super::writer::{Queue, Queues};
 use super::{LedgerError, NewRecord, Parent, Record, check_moment, id_or_new, microseconds};
 
 /// A single piece, of one base item.
@@ -71,8 +71,8 @@ impl Record for Item {
         self.created_at
     }
 
-    fn queue(writer: &Writer) -> &Queue<Self> {
-        &writer.items
+    fn queue(queues: &Queues) -> &Queue<Self> {
+        &queues.items
     }
 }
 

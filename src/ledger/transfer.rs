@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::bulk::CopyRow;
-use super::writer::{Queue, Writer};
+use super::writer::{Queue, Queues};
 use super::{
     Item, LedgerError, NewRecord, Page, PageRequest, PageToken, Parent, Record, check_moment, get, id_or_new,
     microseconds,
@@ -78,8 +78,8 @@ impl Record for Transfer {
         self.timestamp
     }
 
-    fn queue(writer: &Writer) -> &Queue<Self> {
-        &writer.transfers
+    fn queue(queues: &Queues) -> &Queue<Self> {
+        &queues.transfers
     }
 }
 

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::bulk::CopyRow;
-use super::writer::{Queue, Writer};
+use super::writer::{Queue, Queues};
 use super::{
     Item, LedgerError, NewRecord, Page, PageRequest, PageToken, Parent, Record, check_moment, get, id_or_new,
     microseconds,
@@ -67,8 +67,8 @@ impl Record for User {
         self.created_at
     }
 
-    fn queue(writer: &Writer) -> &Queue<Self> {
-        &writer.users
+    fn queue(queues: &Queues) -> &Queue<Self> {
+        &queues.users
     }
 }
 

@@ -11,6 +11,7 @@
 mod metrics;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::Utc;
@@ -34,7 +35,11 @@ const MOST_WAITING: usize = 8192;
 
 /// A handle for creating single rows. Each kind of row is written by a task of its own.
 #[derive(Clone, Debug)]
-pub struct Writer {
+pub struct Writer(Arc<Queues>);
+
+/// The rows that wait to be written.
+#[derive(Debug)]
+pub struct Queues {
     pub(super) base_items: Queue<BaseItem>,
     pub(super) users: Queue<User>,
     pub(super) items: Queue<Item>,
@@ -44,22 +49,23 @@ pub struct Writer {
 impl Writer {
     /// Starts to write to this database. The tasks end when the last handle is gone.
     pub fn start(pool: &PgPool, metrics: &Metrics, tasks: &mut JoinSet<()>) -> Self {
-        Self {
+        Self(Arc::new(Queues {
             base_items: Queue::start(pool, metrics, tasks),
             users: Queue::start(pool, metrics, tasks),
             items: Queue::start(pool, metrics, tasks),
             transfers: Queue::start(pool, metrics, tasks),
-        }
+        }))
     }
 
     /// How many rows of each table wait now.
     pub fn waiting(&self) -> [(&'static str, usize); 4] {
-        [self.base_items.waiting(), self.users.waiting(), self.items.waiting(), self.transfers.waiting()]
+        let Queues { base_items, users, items, transfers } = &*self.0;
+        [base_items.waiting(), users.waiting(), items.waiting(), transfers.waiting()]
     }
 
     /// Creates a record. With an id of the caller's own this can be repeated safely.
     pub async fn create<R: Record>(&self, new: R::New) -> Result<Outcome<R>, LedgerError> {
-        R::queue(self).create(new).await
+        R::queue(&self.0).create(new).await
     }
 }
 
@@ -77,12 +83,6 @@ struct Waiting<R: Record> {
     new: R::New,
     since: Instant,
     answer: oneshot::Sender<Result<Outcome<R>, LedgerError>>,
-}
-
-impl<R: Record> Clone for Queue<R> {
-    fn clone(&self) -> Self {
-        Self { sender: self.sender.clone(), metrics: self.metrics.clone() }
-    }
 }
 
 impl<R: Record> Queue<R> {

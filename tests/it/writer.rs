@@ -37,7 +37,7 @@ async fn post_together(
     others: &[Value],
 ) -> Vec<(StatusCode, Value)> {
     let held = hold(server, table).await;
-    let mut answers = vec![tokio::spawn(send(server, path, first))];
+    let mut answers = vec![tokio::spawn(send(server, path, &first))];
     // The first is on its way when a statement waits for the lock.
     eventually(|| async {
         let waiting: i64 = sqlx::query_scalar(
@@ -50,7 +50,7 @@ async fn post_together(
         if waiting == 1 { Ok(()) } else { Err(format!("{waiting} statements wait")) }
     })
     .await;
-    answers.extend(others.iter().map(|row| tokio::spawn(send(server, path, row.clone()))));
+    answers.extend(others.iter().map(|row| tokio::spawn(send(server, path, row))));
     let expected = format!("newcycle_writer_waiting_rows{{table=\"{table}\"}} {}", others.len());
     eventually(|| async {
         let metrics = metrics(server).await;
@@ -61,8 +61,8 @@ async fn post_together(
     join_all(answers).await.into_iter().map(|answer| answer.expect("an answer")).collect()
 }
 
-fn send(server: &Server, path: &str, row: Value) -> impl Future<Output = (StatusCode, Value)> + use<> {
-    Api::send(server.api.request(Method::POST, path).json(&row))
+fn send(server: &Server, path: &str, row: &Value) -> impl Future<Output = (StatusCode, Value)> + use<> {
+    Api::send(server.api.request(Method::POST, path).json(row))
 }
 
 async fn metrics(server: &Server) -> String {
