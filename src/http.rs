@@ -5,6 +5,7 @@
 
 mod assets;
 mod base_items;
+mod boundary;
 mod document;
 mod extract;
 mod health;
@@ -30,8 +31,6 @@ use tokio::task::JoinSet;
 use tower::ServiceBuilder;
 use tower_http::ServiceBuilderExt;
 use tower_http::request_id::MakeRequestUuid;
-use tower_http::trace::{DefaultOnFailure, DefaultOnRequest, DefaultOnResponse, TraceLayer};
-use tracing::Level;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
@@ -103,16 +102,10 @@ pub fn router(app: App) -> Router {
     let description = document::with_references(description);
     // The page would have the document validated by a server on the internet.
     let documentation = utoipa_swagger_ui::Config::default().validator_url("none");
-    let trace = TraceLayer::new_for_http()
-        .make_span_with(|request: &Request| {
-            let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or("");
-            tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
-        })
-        .on_request(DefaultOnRequest::new().level(Level::DEBUG))
-        .on_response(DefaultOnResponse::new().level(Level::DEBUG))
-        .on_failure(DefaultOnFailure::new().level(Level::DEBUG));
-    let layers =
-        ServiceBuilder::new().set_request_id(REQUEST_ID, MakeRequestUuid).layer(trace).propagate_request_id(REQUEST_ID);
+    let layers = ServiceBuilder::new()
+        .set_request_id(REQUEST_ID, MakeRequestUuid)
+        .layer(axum::middleware::from_fn(boundary::log))
+        .propagate_request_id(REQUEST_ID);
     routes
         .merge(SwaggerUi::new("/docs").url("/openapi.json", description).config(documentation))
         .method_not_allowed_fallback(method_not_allowed)

@@ -1,11 +1,14 @@
 //! Errors as clients get them: problem details (RFC 9457) that name the field or the line.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::boundary::Fault;
 use crate::hub::TooManySeries;
 use crate::ledger::LedgerError;
 use crate::ledger::bulk::{Rejection, Report};
@@ -26,6 +29,9 @@ pub struct Problem {
     /// Every field that is wrong, with its line where there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
+    /// What the server or its database did wrong, for the log.
+    #[serde(skip)]
+    fault: Option<Arc<sqlx::Error>>,
 }
 
 /// What is wrong with a field.
@@ -101,7 +107,14 @@ impl Problem {
     /// A problem of that kind.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
         let (status, _, title) = kind.describe();
-        Self { kind: kind.urn(), title, status: status.as_u16(), detail: detail.into(), errors: Vec::new() }
+        Self {
+            kind: kind.urn(),
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+            fault: None,
+        }
     }
 
     /// A field that is wrong.
@@ -138,13 +151,17 @@ impl From<Rejection> for FieldError {
 }
 
 impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
+        let fault = self.fault.take();
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(fault) = fault {
+            response.extensions_mut().insert(Fault(fault));
         }
         response
     }
@@ -159,14 +176,14 @@ impl From<LedgerError> for Problem {
             LedgerError::Invalid { field, reason } => Self::field(*field, reason.clone()),
             LedgerError::Busy => Self::new(Kind::Unavailable, error.to_string()),
             LedgerError::Stopped => Self::new(Kind::Unavailable, error.to_string()),
-            LedgerError::Database(source) => Self::database(source),
+            LedgerError::Database(source) => Self::database(Arc::clone(source)),
         }
     }
 }
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        Self::database(&error)
+        Self::database(Arc::new(error))
     }
 }
 
@@ -177,30 +194,31 @@ impl From<TooManySeries> for Problem {
 }
 
 impl Problem {
-    fn database(error: &sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-        let is_of =
-            |classes: &[&str]| code.as_ref().is_some_and(|code| classes.iter().any(|class| code.starts_with(class)));
-        // A deadlock: two requests had rows that the other one waited for (PostgreSQL manual, "Error Codes").
-        if is_of(&["40"]) {
-            tracing::warn!(error = error as &dyn std::error::Error, "a request was in another one's way");
-            return Self::new(Kind::Unavailable, "Another request was inserting the same rows; nothing was written");
-        }
-        // The answer of the database was lost, and with it whether it had done what it was told.
-        if matches!(error, sqlx::Error::Io(_)) {
-            tracing::error!(error = error as &dyn std::error::Error, "the connection to the database broke");
-            let detail = "The connection to the database broke. What was to be written may have been written or not: \
-                with an id of your own you can safely send it again";
-            return Self::new(Kind::Unavailable, detail);
-        }
+    fn database(error: Arc<sqlx::Error>) -> Self {
+        let (kind, detail) = judge(&error);
+        Self { fault: Some(error), ..Self::new(kind, detail) }
+    }
+}
+
+/// What an error of the database means to whoever sent the request.
+fn judge(error: &sqlx::Error) -> (Kind, &'static str) {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    let class = code.as_ref().and_then(|code| code.get(..2)).unwrap_or("");
+    // Classes of error codes: PostgreSQL manual, "Error Codes".
+    match (class, error) {
+        // A deadlock: two requests had rows that the other one waited for.
+        ("40", _) => (Kind::Unavailable, "Another request was inserting the same rows; nothing was written"),
         // Connection exceptions, out of resources, and shutdown.
-        let unreachable = is_of(&["08", "53", "57"])
-            || matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed);
-        tracing::error!(error = error as &dyn std::error::Error, "the database failed");
-        if unreachable {
-            Self::new(Kind::Unavailable, "The database cannot be reached; nothing was written")
-        } else {
-            Self::new(Kind::Internal, "The server's log has the details, under the request id of this answer")
+        ("08" | "53" | "57", _)
+        | (_, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed) => {
+            (Kind::Unavailable, "The database cannot be reached; nothing was written")
         }
+        // Its answer was lost, and with it whether it had done what it was told.
+        (_, sqlx::Error::Io(_)) => (
+            Kind::Unavailable,
+            "The connection to the database broke. What was to be written may have been written or not: with an id of \
+            your own you can safely send it again",
+        ),
+        _ => (Kind::Internal, "The server's log has the details, under the request id of this answer"),
     }
 }
