@@ -419,6 +419,34 @@ async fn fifty_thousand_rows_are_one_request() {
     assert_eq!(counts, [16_667, 16_667, 16_666, 10], "each year's transfers are counted");
 }
 
+/// The first batch goes straight into the ledger, the second is looked at row by row, the third goes straight again.
+#[tokio::test]
+async fn a_wrong_row_in_one_batch_of_several_is_found_there() {
+    let server = Server::start().await;
+    let api = &server.api;
+    let stored = api.create("/users", json!({"created_at": "2020-01-01T00:00:00Z"})).await;
+    let mut rows = users(110_000);
+    rows[59_999] = json!({"id": stored, "created_at": "2021-01-01T00:00:00Z"});
+    rows[60_000] = json!({"id": stored});
+    rows[60_001] = rows[7].clone();
+
+    let (status, problem) = send(api, "/users", LINES, lines(&rows)).await;
+    assert_eq!((status, errors(&problem)), (StatusCode::CONFLICT, vec![(60_000, Some("id"))]));
+    assert_eq!(server.rows().await[1], 1);
+
+    let (status, answer) = send(api, "/users?skip_rejected=true", LINES, lines(&rows)).await;
+    assert_eq!((status, errors(&answer)), (StatusCode::OK, vec![(60_000, Some("id"))]));
+    assert_eq!((&answer["inserted"], &answer["unchanged"]), (&json!(109_997), &json!(2)));
+    assert_eq!(server.rows().await[1], 109_998);
+    // Rows that do not say when they came into being did so at one moment, whichever way they went.
+    let moments: i64 =
+        sqlx::query_scalar("select count(distinct created_at) from users where created_at > '2022-01-01'")
+            .fetch_one(&server.database.pool)
+            .await
+            .expect("a number");
+    assert_eq!(moments, 1);
+}
+
 #[tokio::test]
 async fn the_same_rows_in_different_orders_at_the_same_time_are_inserted_once() {
     let server = Server::start().await;
@@ -445,8 +473,8 @@ async fn the_same_rows_in_different_orders_at_the_same_time_are_inserted_once() 
     assert_eq!(server.rows().await, [0, 2000, 0, 0]);
 }
 
-/// Rows are merged in batches of fifty thousand: two requests can each have rows that the other one waits for. Postgres
-/// ends one of them, which can then be repeated.
+/// Rows are written in the order in which they come: two requests can each have rows that the other one waits for. Then
+/// Postgres ends one of them, which can be repeated, unless what it wrote last was enough to be undone.
 #[tokio::test]
 async fn of_requests_that_are_in_each_others_way_one_is_to_be_repeated() {
     let server = Server::start().await;
