@@ -1,7 +1,7 @@
 # What people and CI run. Targets with a comment after ## are listed by `make help`.
 
 .PHONY: help run demo postgres dashboard test format lint docs test-rust test-dashboard test-browser \
-	have-cargo have-node
+	bench have-cargo have-node
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -59,6 +59,12 @@ test-dashboard: dashboard/node_modules/.package-lock.json ## the dashboard's typ
 test-browser: have-cargo postgres dashboard ## the dashboard in a real browser, on a real server
 	cargo build --locked
 	@scripts/browser-tests.sh
+
+# Measuring
+
+# `make bench only="fan-out latency"` for some of it, `make bench quick=1` to try the bench itself.
+bench: have-cargo postgres dashboard ## measure this machine's newcycle, against pgbench and nchan: benches/RESULTS.md
+	@cargo bench --locked --bench newcycle -- $(only) $(if $(quick),--quick)
 
 # What cannot be fetched for you
 

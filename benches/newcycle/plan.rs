@@ -1,0 +1,81 @@
+//! How long and how large everything is.
+
+use std::time::Duration;
+
+/// Enough for medians that hold still on a quiet machine, and for all of it to be done in minutes.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// How often everything is measured; peers and newcycle take turns.
+    pub(crate) repetitions: usize,
+    /// What comes before is not counted: connections, caches, compiled statements, files that grow.
+    pub(crate) warm_up: Duration,
+    /// One repetition of a throughput.
+    pub(crate) throughput: Duration,
+    /// One try of a setting of pgbench, to find the best.
+    pub(crate) trial: Duration,
+    /// One repetition of latencies at a rate.
+    pub(crate) latency: Duration,
+    /// One repetition of the fan-out.
+    pub(crate) fan_out: Duration,
+    /// Streams of the fan-out.
+    pub(crate) streams: usize,
+    /// Dashboards that are open while rows are inserted.
+    pub(crate) dashboards: usize,
+    /// How long streams are left alone before their memory is measured: two heartbeats.
+    pub(crate) idle: Duration,
+    /// Rows of the bulk load.
+    pub(crate) bulk_rows: u32,
+    /// Events of the small ledger that queries are compared on.
+    pub(crate) few_events: u64,
+    /// Events of the large one.
+    pub(crate) many_events: u64,
+    /// Queries for each resolution, zone and ledger.
+    pub(crate) queries: usize,
+    /// Streams opened on the large ledger.
+    pub(crate) openings: usize,
+}
+
+impl Plan {
+    pub(crate) fn new(quick: bool, events: Option<u64>) -> Self {
+        let plan = if quick { Self::quick() } else { Self::full() };
+        Self { many_events: events.unwrap_or(plan.many_events), ..plan }
+    }
+
+    fn full() -> Self {
+        Self {
+            repetitions: 3,
+            warm_up: Duration::from_millis(1_500),
+            throughput: Duration::from_secs(6),
+            trial: Duration::from_millis(1_500),
+            latency: Duration::from_secs(10),
+            fan_out: Duration::from_secs(12),
+            streams: 10_000,
+            dashboards: 1_000,
+            idle: Duration::from_secs(11),
+            bulk_rows: 300_000,
+            few_events: 1_000_000,
+            many_events: 50_000_000,
+            queries: 100,
+            openings: 100,
+        }
+    }
+
+    fn quick() -> Self {
+        Self {
+            repetitions: 1,
+            warm_up: Duration::from_millis(500),
+            throughput: Duration::from_secs(2),
+            trial: Duration::from_secs(1),
+            latency: Duration::from_secs(3),
+            fan_out: Duration::from_secs(3),
+            streams: 1_000,
+            dashboards: 200,
+            idle: Duration::from_secs(2),
+            bulk_rows: 30_000,
+            few_events: 100_000,
+            many_events: 300_000,
+            queries: 20,
+            openings: 20,
+        }
+    }
+}
