@@ -57,7 +57,7 @@ impl Cluster {
         let seed = format!("insert into base_items (id, description) values {}", values.join(", "));
         execute(&endpoint, TEMPLATE, &seed).await?;
         let programs = query(&endpoint, TEMPLATE, "select setting from pg_config where name = 'BINDIR'").await?;
-        Ok(Self { endpoint, programs: PathBuf::from(query_value::<String>(programs)) })
+        Ok(Self { endpoint, programs: PathBuf::from(only::<String>(&programs)) })
     }
 
     /// A new copy of the template, in the place of an earlier one of that name.
@@ -82,7 +82,7 @@ impl Cluster {
 
     /// The first column of the only row.
     pub(crate) async fn value<T: FromSqlOwned>(&self, database: &str, statement: &str) -> Outcome<T> {
-        Ok(query_value(query(&self.endpoint, database, statement).await?))
+        Ok(only(&query(&self.endpoint, database, statement).await?))
     }
 
     /// All rows.
@@ -113,7 +113,7 @@ impl Cluster {
         Some(command)
     }
 
-    /// The version of this Postgres, or of one of its programs.
+    /// The version of this Postgres.
     pub(crate) async fn version(&self) -> Outcome<String> {
         self.value("postgres", "show server_version").await
     }
@@ -160,7 +160,7 @@ async fn query(endpoint: &Endpoint, database: &str, statement: &str) -> Outcome<
     result.map_err(|error| described(&error, statement))
 }
 
-fn query_value<T: FromSqlOwned>(rows: Vec<tokio_postgres::Row>) -> T {
+fn only<T: FromSqlOwned>(rows: &[tokio_postgres::Row]) -> T {
     rows[0].get(0)
 }
 

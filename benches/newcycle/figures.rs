@@ -34,7 +34,6 @@ pub(crate) enum Unit {
     PerSecond,
     Milliseconds,
     Kilobytes,
-    Megabytes,
     Times,
     Percent,
 }
@@ -108,7 +107,6 @@ pub(crate) fn show(value: f64, unit: Unit) -> String {
         Unit::PerSecond => format!("{number}/s"),
         Unit::Milliseconds => format!("{number} ms"),
         Unit::Kilobytes => format!("{number} KB"),
-        Unit::Megabytes => format!("{number} MB"),
         Unit::Times => format!("{number} ×"),
         Unit::Percent => format!("{number} %"),
     }

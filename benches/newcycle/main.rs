@@ -17,6 +17,7 @@ mod cluster;
 mod figures;
 mod http;
 mod inbox;
+mod ledger;
 mod machine;
 mod measurement;
 mod nchan;

@@ -81,6 +81,43 @@ pub(crate) fn percentiles(title: &str, curves: &[(String, Latencies)]) -> Outcom
     })
 }
 
+/// A line for each of several, over named places.
+pub(crate) fn lines(title: &str, places: &[&str], lines: &[(String, Vec<f64>)]) -> Outcome<String> {
+    let most = lines.iter().flat_map(|(_, values)| values).copied().fold(0.0, f64::max);
+    let name = |place: &f64| match place.fract() {
+        0.0 if *place >= 0.0 => places.get(*place as usize).copied().unwrap_or_default().to_owned(),
+        _ => String::new(),
+    };
+    draw(|area| {
+        let mut chart = ChartBuilder::on(&area)
+            .caption(title, (FONT, 20))
+            .margin(16)
+            .x_label_area_size(32)
+            .y_label_area_size(56)
+            .build_cartesian_2d(-0.25..places.len() as f64 - 0.75, 0.0..most * 1.3)?;
+        chart
+            .configure_mesh()
+            .x_labels(2 * places.len())
+            .x_label_formatter(&name)
+            .y_label_formatter(&|millis| number(*millis))
+            .y_desc("milliseconds")
+            .light_line_style(TRANSPARENT)
+            .disable_x_mesh()
+            .draw()?;
+        for ((name, values), colour) in lines.iter().zip(COLOURS) {
+            let points = || values.iter().enumerate().map(|(place, value)| (place as f64, *value));
+            chart
+                .draw_series(LineSeries::new(points(), colour.stroke_width(2)))?
+                .label(name.as_str())
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+            chart.draw_series(points().map(|point| Circle::new(point, 3, colour.filled())))?;
+        }
+        legend(&mut chart)?;
+        area.present()?;
+        Ok(())
+    })
+}
+
 fn legend<'a, B, X, Y>(chart: &mut ChartContext<'a, B, Cartesian2d<X, Y>>) -> Outcome<()>
 where
     B: DrawingBackend + 'a,

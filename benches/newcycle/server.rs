@@ -40,9 +40,8 @@ impl Server {
         command.current_dir(&run.directory).stdout(Stdio::piped()).stderr(File::create(&log)?);
         let mut child = command.spawn()?;
         let mut output = BufReader::new(child.stdout.take().ok_or("no output")?);
-        let address = match timeout(START_TIMEOUT, ready_line(&mut output)).await {
-            Ok(Ok(address)) => address,
-            _ => return Err(format!("newcycle did not start: {}", std::fs::read_to_string(&log)?).into()),
+        let Ok(Ok(address)) = timeout(START_TIMEOUT, ready_line(&mut output)).await else {
+            return Err(format!("newcycle did not start: {}", std::fs::read_to_string(&log)?).into());
         };
         let server = Self { address, child, log, _output: output };
         let deadline = Instant::now() + START_TIMEOUT;

@@ -192,7 +192,7 @@ fn describe(run: &Run, section: &mut Section, ours: &Figures, theirs: Option<&Fi
     });
     let measured = ours.p99.show(Unit::Milliseconds).to_string();
     let met = ours.p99.median() <= BAR_P99;
-    section.bars.push(Bar::new(format!("the same: p99 from the insert on"), "≤ 150 ms", measured, met));
+    section.bars.push(Bar::new("the same: p99 from the insert on", "≤ 150 ms", measured, met));
     let measured = ours.memory.show(Unit::Kilobytes).to_string();
     let met = ours.memory.median() <= BAR_MEMORY;
     section.bars.push(Bar::new("resident memory of an idle stream", "≤ 10 KB", measured, met));
