@@ -12,9 +12,8 @@ use uuid::Uuid;
 
 use super::{LedgerError, NewRecord, Record};
 
-/// So many rows are checked and merged at a time. Postgres remembers something for every row of a statement until the
-/// statement ends (the rows to look up parents for, the rows to count), and this bounds it, as well as the sorting. Much
-/// fewer, and the statements themselves would begin to show.
+/// So many rows are checked and merged at a time. Postgres keeps every row of a statement until the statement ends, to
+/// count it, and this bounds that, as well as the sorting. Much fewer, and the statements themselves would begin to show.
 const BATCH: u64 = 50_000;
 /// Rows are sent to Postgres in pieces of about this many bytes.
 const CHUNK: usize = 256 * 1024;
