@@ -64,11 +64,20 @@ alter table transfers add constraint transfers_timestamp_not_in_future
 -- Parents are looked up by a subquery for each row, where a join would be less to write. Postgres plans a trigger's
 -- statement once a session, for as many rows as there happen to be then: a join planned for a COPY would read all users
 -- for each single transfer that follows. An index look-up is right for one row and not far off for millions.
+--
+-- A commit that notifies holds a lock of the whole cluster until it is on disk, so that commits which could share a flush
+-- queue up: 370 a second where a flush takes 2.7 ms, however many connections. Hence the *bell*: only the transaction
+-- that holds this advisory lock notifies, and the others that run at the same time keep quiet. Whoever hears the bell
+-- looks for their deltas, too (src/listener.rs). 1,000 one-row inserts a second from 16 connections: p99 was over 5 s,
+-- and is now that of a table without any trigger. While nobody else writes, every statement is told, as ever.
 create function statistics.tell(channel text, amount bigint, deltas text) returns boolean
 language plpgsql
 as $$
 begin
-    if amount = 0 or current_setting('newcycle.notify', true) = 'off' then
+    if amount = 0 or current_setting('newcycle.notify', true) = 'off'
+        -- "newc" and "bell" in ASCII.
+        or not pg_try_advisory_xact_lock(1852143459, 1650814060)
+    then
         return false;
     end if;
     perform pg_notify(channel, format('{"xid":"%s",%s}', pg_current_xact_id(), case
