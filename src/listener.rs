@@ -2,7 +2,8 @@
 //!
 //! Notifications are the fast way: they come with the commit. The sweep is the sure way: every second it reads which
 //! deltas the hub's position lacks, so that whatever did not arrive (a payload too large, a writer that turned
-//! notifications off, a connection that broke) is there a second later. Both ways tell the same deltas, and the hub
+//! notifications off, a connection that broke) is there a second later. Of transactions that run at the same time only
+//! one notifies, so every piece of news is followed by a sweep at once. Both ways tell the same deltas, and the hub
 //! counts each once. So after a lost connection there is nothing special to do: listen again, sweep, go on.
 
 use std::collections::HashMap;
@@ -16,7 +17,7 @@ use serde::Deserialize;
 use sqlx::PgPool;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{interval, interval_at, sleep, timeout};
+use tokio::time::{interval, interval_at, sleep, sleep_until, timeout};
 use tokio_postgres::{AsyncMessage, NoTls, Notification};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -27,6 +28,9 @@ use crate::statistics::{Delta, Metric, SeriesKey};
 
 /// How often the deltas that did not arrive are looked up: the longest that one can be missing.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long after news the deltas of those are looked up who wrote at the same time and kept quiet. As long as what they
+/// would have told could have waited in the hub, so that nobody sees a difference.
+const FOLLOW_UP: Duration = Duration::from_millis(50);
 /// How often all live series are read again though nothing is missing, for faults that nobody thought of.
 const READ_AGAIN_INTERVAL: Duration = Duration::from_secs(300);
 /// How often a notification is sent to ourselves, to see that they arrive. Each takes the lock that all notifying
@@ -139,6 +143,7 @@ async fn listen(config: &tokio_postgres::Config, pool: &PgPool, hub: &Arc<Hub>) 
     let mut read_again_ticks = interval_at(tokio::time::Instant::now() + READ_AGAIN_INTERVAL, READ_AGAIN_INTERVAL);
     let mut pulse_sent: Option<Instant> = None;
     let mut sweep_due = true;
+    let mut follow_up: Option<tokio::time::Instant> = None;
     let mut pulse_arrived = false;
     let mut caught_up = false;
     loop {
@@ -160,7 +165,10 @@ async fn listen(config: &tokio_postgres::Config, pool: &PgPool, hub: &Arc<Hub>) 
                     }
                 }
                 Some(notification) => match decode(&notification) {
-                    Some(deltas) => hub.hear(&deltas),
+                    Some(deltas) => {
+                        hub.hear(&deltas);
+                        follow_up.get_or_insert_with(|| tokio::time::Instant::now() + FOLLOW_UP);
+                    }
                     None => sweep_due = true,
                 },
                 None => {
@@ -170,12 +178,20 @@ async fn listen(config: &tokio_postgres::Config, pool: &PgPool, hub: &Arc<Hub>) 
             },
             Some(changes) = sweeps.join_next() => match changes {
                 Ok(Ok(changes)) => {
+                    // Where some were found there may be more: their writers do not take turns with the sweeps.
+                    if changes.deltas.as_ref().is_none_or(|deltas| !deltas.is_empty()) {
+                        follow_up.get_or_insert_with(|| tokio::time::Instant::now() + FOLLOW_UP);
+                    }
                     hub.catch_up(changes);
                     caught_up = true;
                 }
                 Ok(Err(error)) => return Err(ListenError::Sweep(error)),
                 Err(_panicked_or_cancelled) => sweep_due = true,
             },
+            () = sleep_until(follow_up.unwrap_or_else(tokio::time::Instant::now)), if follow_up.is_some() => {
+                follow_up = None;
+                sweep_due = true;
+            }
             () = hub.wanted() => readings.begin(),
             () = readings.finish_one() => {}
             _ = sweep_ticks.tick() => {

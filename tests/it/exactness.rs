@@ -208,6 +208,24 @@ async fn writers_that_turn_notifications_off_are_counted() {
     assert_eq!(watch.view.total("transfers"), 5);
 }
 
+#[tokio::test]
+async fn those_who_write_while_another_one_is_to_tell_are_counted() {
+    let server = Server::start().await;
+    let pool = &server.database.pool;
+    seed(pool, 3).await;
+    let mut watch = Watch::open(&server, "second").await;
+    let mut client = client(&server).await;
+    let mut open = client.begin().await.unwrap();
+    open.execute(TRANSFER).await.unwrap();
+    for _ in 0..5 {
+        pool.execute(TRANSFER).await.unwrap();
+    }
+    watch.converges(pool).await;
+    open.commit().await.unwrap();
+    watch.converges(pool).await;
+    assert_eq!(watch.view.total("transfers"), 6);
+}
+
 /// A transfer as COPY reads it.
 async fn copied_row(pool: &PgPool) -> String {
     let row = "select (select id from items limit 1) || e'\\t' || (select id from users limit 1) || e'\\n'";

@@ -86,6 +86,14 @@ pub async fn new_database() -> String {
     name
 }
 
+/// Makes a database without anything in it; its name.
+pub async fn empty_database() -> String {
+    let endpoint = cluster().await;
+    let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+    execute(endpoint, "postgres", &format!("create database {name} template template0")).await;
+    name
+}
+
 /// A URL of a database, for programs.
 pub async fn url(name: &str) -> String {
     cluster().await.url(name)
@@ -93,13 +101,27 @@ pub async fn url(name: &str) -> String {
 
 /// Runs psql on a database, as an analyst would: with the command that `make run` prints. Nothing where there is none
 /// (the npm package of Postgres comes without).
-#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 pub async fn psql(name: &str, arguments: &[&str], input: &str) -> Option<String> {
+    let arguments: Vec<_> = ["-v", "ON_ERROR_STOP=1"].iter().chain(arguments).copied().collect();
+    program("psql", name, &arguments, input).await
+}
+
+/// Dumps a database with `pg_dump`. Nothing where there is none.
+pub async fn dump(name: &str, arguments: &[&str]) -> Option<String> {
+    program("pg_dump", name, arguments, "").await
+}
+
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
+async fn program(program: &str, name: &str, arguments: &[&str], input: &str) -> Option<String> {
     let command = format!(
-        "exec {} -d \"$0\" -v ON_ERROR_STOP=1 \"$@\"",
-        cluster().await.psql_command().replacen("PGPASSFILE", "env PGPASSFILE", 1)
+        "exec {} -d \"$0\" \"$@\"",
+        cluster().await.psql_command().replacen("PGPASSFILE", "env PGPASSFILE", 1).replacen(
+            "psql -h",
+            &format!("{program} -h"),
+            1
+        )
     );
-    let mut psql = Command::new("sh")
+    let mut child = Command::new("sh")
         .args(["-c", &command, name])
         .args(arguments)
         .stdin(Stdio::piped())
@@ -107,13 +129,16 @@ pub async fn psql(name: &str, arguments: &[&str], input: &str) -> Option<String>
         .stderr(Stdio::piped())
         .spawn()
         .expect("a shell");
-    psql.stdin.take().expect("its input").write_all(input.as_bytes()).await.expect("it reads");
-    let output = psql.wait_with_output().await.expect("it ends");
+    let mut stdin = child.stdin.take().expect("its input");
+    let input = input.to_owned();
+    let writing = tokio::spawn(async move { stdin.write_all(input.as_bytes()).await });
+    let output = child.wait_with_output().await.expect("it ends");
     if output.status.code() == Some(127) {
-        println!("there is no psql here: skipped");
+        println!("there is no {program} here: skipped");
         return None;
     }
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    writing.await.expect("no panic").expect("it reads");
     Some(String::from_utf8(output.stdout).expect("UTF-8"))
 }
 

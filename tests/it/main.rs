@@ -15,6 +15,7 @@ mod import;
 mod ledger;
 mod notifications;
 mod openapi;
+mod parents;
 mod reporting;
 mod service;
 mod smoke;

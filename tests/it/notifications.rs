@@ -50,8 +50,11 @@ impl Listener {
 }
 
 async fn start() -> (PgConnection, Listener) {
-    let name = new_database().await;
-    let url = url(&name).await;
+    start_on(&new_database().await).await
+}
+
+async fn start_on(name: &str) -> (PgConnection, Listener) {
+    let url = url(name).await;
     let mut writer = PgConnection::connect(&url).await.unwrap();
     writer
         .execute(
@@ -135,6 +138,24 @@ async fn a_statement_is_told_once_however_many_rows_it_has() {
     writer.execute("insert into users select from generate_series(1, 5000)").await.unwrap();
     let heard = listener.all().await;
     assert_eq!(heard[0].1["deltas"][0][3], 5_000, "rows of the same moment are one delta: {heard:?}");
+}
+
+/// Commits that notify wait for each other; so of those that run at the same time one does, and is heard by who sweeps.
+#[tokio::test]
+async fn of_transactions_that_run_at_the_same_time_one_tells() {
+    let name = new_database().await;
+    let (mut first, mut listener) = start_on(&name).await;
+    let mut second = PgConnection::connect(&url(&name).await).await.unwrap();
+    let mut open = first.begin().await.unwrap();
+    open.execute(TRANSFER).await.unwrap();
+    second.execute(TRANSFER).await.unwrap();
+    assert_eq!(listener.all().await, [], "one is silent, the other not committed");
+    open.execute("insert into users default values").await.unwrap();
+    open.commit().await.unwrap();
+    let channels: Vec<_> = listener.all().await.into_iter().map(|(channel, _)| channel).collect();
+    assert_eq!(channels, ["item_transfer", "user_creation"]);
+    second.execute(TRANSFER).await.unwrap();
+    assert_eq!(listener.all().await.len(), 1, "nobody else is writing");
 }
 
 #[tokio::test]
