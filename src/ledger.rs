@@ -160,7 +160,7 @@ pub trait Record: Clone + Serialize + for<'r> FromRow<'r, PgRow> + Send + Sync +
 }
 
 /// A record to be created.
-pub trait NewRecord<R>: DeserializeOwned + Send + Sync + Unpin + 'static {
+pub trait NewRecord<R>: std::fmt::Debug + DeserializeOwned + Send + Sync + Unpin + 'static {
     /// Gives it an id of the ledger's own unless it has one, and checks what needs no database.
     fn validate(&mut self, now: DateTime<Utc>) -> Result<Uuid, LedgerError>;
     /// The ids of what it refers to, in the order of [`Record::PARENTS`].

@@ -150,11 +150,19 @@ pub async fn load<R: Record, E>(
     Ok(report)
 }
 
+/// A row that can be written, as far as can be said without the database.
+#[derive(Debug)]
+struct Row<R: Record> {
+    id: Uuid,
+    line: u64,
+    new: R::New,
+}
+
 /// Rows that are written together, as far as they can be judged without the database.
 #[derive(Debug)]
 struct Batch<R: Record> {
-    /// With their line numbers.
-    rows: Vec<(u64, R::New)>,
+    /// By id: two loads with the same rows then wait for each other, but never both at once.
+    rows: Vec<Row<R>>,
     rejections: Vec<Rejection>,
     lines: u64,
     is_last: bool,
@@ -177,14 +185,14 @@ impl<R: Record> Batch<R> {
             };
             batch.lines += 1;
             let number = line.number;
-            let checked = line.content.and_then(|mut new| match new.validate(Utc::now()) {
-                Ok(_) => Ok(new),
+            let checked = line.content.and_then(|mut new: R::New| match new.validate(Utc::now()) {
+                Ok(id) => Ok(Row { id, line: number, new }),
                 Err(error) => Err(rejection(number, &error)),
             });
             match checked {
-                Ok(new) => {
-                    bytes += new.size();
-                    batch.rows.push((number, new));
+                Ok::<Row<R>, _>(row) => {
+                    bytes += row.new.size();
+                    batch.rows.push(row);
                 }
                 // Rejections are counted, but not all of them are kept: a batch of nothing else has to end, too.
                 Err(rejection) => {
@@ -193,6 +201,7 @@ impl<R: Record> Batch<R> {
                 }
             }
         }
+        batch.rows.sort_unstable_by_key(|row| (row.id, row.line));
         Ok(batch)
     }
 }
@@ -263,11 +272,11 @@ async fn copy<R: Record>(
 ) -> Result<u64, sqlx::Error> {
     let mut copy = connection.copy_in_raw(statement).await?;
     let mut buffer = COPY_HEADER.to_vec();
-    for (line, new) in &batch.rows {
-        let mut row = CopyRow::begin(&mut buffer);
-        begin(&mut row, *line);
-        new.copy(&mut row);
-        row.end();
+    for row in &batch.rows {
+        let mut columns = CopyRow::begin(&mut buffer);
+        begin(&mut columns, row.line);
+        row.new.copy(&mut columns);
+        columns.end();
         if buffer.len() >= CHUNK {
             copy.send(std::mem::take(&mut buffer)).await?;
         }

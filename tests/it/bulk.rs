@@ -473,8 +473,8 @@ async fn the_same_rows_in_different_orders_at_the_same_time_are_inserted_once() 
     assert_eq!(server.rows().await, [0, 2000, 0, 0]);
 }
 
-/// Rows are written in the order in which they come: two requests can each have rows that the other one waits for. Then
-/// Postgres ends one of them, which can be repeated, unless what it wrote last was enough to be undone.
+/// Rows are written in batches of fifty thousand: two requests can each have rows that the other one waits for. Postgres
+/// ends one of them, which can then be repeated.
 #[tokio::test]
 async fn of_requests_that_are_in_each_others_way_one_is_to_be_repeated() {
     let server = Server::start().await;
