@@ -21,7 +21,7 @@ pub(crate) struct Plan {
     pub(crate) streams: usize,
     /// Dashboards that are open while rows are inserted.
     pub(crate) dashboards: usize,
-    /// How long streams are left alone before their memory is measured: two heartbeats.
+    /// How long streams are left alone before their memory is measured: a heartbeat or two.
     pub(crate) idle: Duration,
     /// Rows of the bulk load.
     pub(crate) bulk_rows: u32,
@@ -44,14 +44,14 @@ impl Plan {
     fn full() -> Self {
         Self {
             repetitions: 3,
-            warm_up: Duration::from_millis(1_500),
+            warm_up: Duration::from_secs(2),
             throughput: Duration::from_secs(6),
-            trial: Duration::from_millis(1_500),
-            latency: Duration::from_secs(10),
-            fan_out: Duration::from_secs(12),
+            trial: Duration::from_secs(2),
+            latency: Duration::from_secs(8),
+            fan_out: Duration::from_secs(10),
             streams: 10_000,
             dashboards: 1_000,
-            idle: Duration::from_secs(11),
+            idle: Duration::from_secs(6),
             bulk_rows: 300_000,
             few_events: 1_000_000,
             many_events: 50_000_000,

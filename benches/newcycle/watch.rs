@@ -12,8 +12,8 @@ use crate::figures::{Latencies, latencies, nanoseconds};
 use crate::inbox::{Inbox, News, Reader};
 use crate::poll::Poll;
 
-/// So many streams are opened at once: fewer than a server lets wait to be accepted.
-const OPENED_AT_ONCE: usize = 256;
+/// So many streams are opened at once: fewer than servers let wait to be accepted, since one too many waits a second.
+const OPENED_AT_ONCE: usize = 100;
 /// A stream that has not begun by then will not.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the thread looks whether something is asked of it while nothing arrives.

@@ -67,8 +67,7 @@ pub(super) async fn measure(run: &Run) -> Outcome<Section> {
         for repetition in 1..=run.plan.repetitions {
             for (tables, settings, spread) in &mut rates.peers {
                 let Some(settings) = settings else { continue };
-                warm(run, cluster, *tables, *settings).await?;
-                spread.push(peer(run, cluster, *tables, *settings, run.plan.throughput).await?);
+                spread.push(peer(run, cluster, *tables, *settings, Some(run.plan.warm_up), run.plan.throughput).await?);
             }
             let (answers, cost) = newcycle(run, cluster, 0).await?;
             rates.alone.push(answers.rate);
@@ -97,25 +96,28 @@ async fn best(run: &Run, cluster: &Cluster, tables: Tables) -> Outcome<Settings>
     let mut best: Option<(f64, Settings)> = None;
     for clients in CLIENTS {
         let settings = Settings { clients, ids: Ids::Default, silent };
-        let rate = peer(run, cluster, tables, settings, run.plan.trial).await?;
+        let rate = peer(run, cluster, tables, settings, None, run.plan.trial).await?;
         if best.is_none_or(|(fastest, _)| rate > fastest) {
             best = Some((rate, settings));
         }
     }
     let (fastest, settings) = best.ok_or("nothing was tried")?;
     let random = Settings { ids: Ids::Random, ..settings };
-    let rate = peer(run, cluster, tables, random, run.plan.trial).await?;
+    let rate = peer(run, cluster, tables, random, None, run.plan.trial).await?;
     let chosen = if rate > fastest { random } else { settings };
     tell(&format!("  pgbench, {tables:?}: best with {} clients, {:?} ids", chosen.clients, chosen.ids));
     Ok(chosen)
 }
 
-async fn warm(run: &Run, cluster: &Cluster, tables: Tables, settings: Settings) -> Outcome<()> {
-    peer(run, cluster, tables, settings, run.plan.warm_up).await.map(drop)
-}
-
-/// pgbench once, into new tables.
-async fn peer(run: &Run, cluster: &Cluster, tables: Tables, settings: Settings, time: Duration) -> Outcome<f64> {
+/// pgbench once, into new tables, after a warm-up.
+async fn peer(
+    run: &Run,
+    cluster: &Cluster,
+    tables: Tables,
+    settings: Settings,
+    warm_up: Option<Duration>,
+    time: Duration,
+) -> Outcome<f64> {
     cluster.fresh(DATABASE).await?;
     let mut server = None;
     match tables {
@@ -124,13 +126,18 @@ async fn peer(run: &Run, cluster: &Cluster, tables: Tables, settings: Settings, 
         Tables::Notified => server = Some(Server::start(run, &cluster.url(DATABASE)).await?),
     }
     cluster.settle().await?;
+    let mut transactions = 0;
+    if let Some(time) = warm_up {
+        transactions += pgbench::saturate(run, cluster, DATABASE, settings, time).await?.transactions;
+    }
     let rate = pgbench::saturate(run, cluster, DATABASE, settings, time).await?;
+    transactions += rate.transactions;
     if let Some(server) = server {
         server.stop().await?;
     }
     let items: i64 = cluster.value(DATABASE, "select count(*) from items").await?;
-    if u64::try_from(items)? != rate.transactions {
-        return Err(format!("pgbench reports {} transactions, there are {items} items", rate.transactions).into());
+    if u64::try_from(items)? != transactions {
+        return Err(format!("pgbench reports {transactions} transactions, there are {items} items").into());
     }
     Ok(rate.per_second)
 }
