@@ -19,3 +19,4 @@ mod parents;
 mod reporting;
 mod service;
 mod smoke;
+mod upgrade;
