@@ -23,7 +23,8 @@ pub async fn run(pool: PgPool, shutdown: CancellationToken) {
 
 async fn fold(pool: &PgPool) -> Result<(), sqlx::Error> {
     let folded: Option<i64> = sqlx::query_scalar(
-        "select case when pg_try_advisory_xact_lock($1, $2) then statistics.fold() + 0 * statistics.prune() end",
+        "select case when pg_try_advisory_xact_lock($1, $2)
+            then statistics.fold() + 0 * (statistics.prune() + statistics.prune_seconds()) end",
     )
     .bind(FOLD_LOCK.0)
     .bind(FOLD_LOCK.1)

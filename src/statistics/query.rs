@@ -120,7 +120,8 @@ pub async fn counts(
     }
 }
 
-/// Buckets that follow UTC are read as they are stored.
+/// Buckets that follow UTC: minutes are read as they are stored, seconds as well for as long as they are kept; what is
+/// finer or older is counted from the ledger.
 async fn latest(
     connection: &mut PgConnection,
     key: &SeriesKey,
@@ -128,24 +129,28 @@ async fn latest(
     to: Option<UnixMillis>,
     limit: i64,
 ) -> Result<Vec<(UnixMillis, i64)>, sqlx::Error> {
-    // There is no rollup of milliseconds: those are read from the ledger.
-    let milliseconds = key.calendar.resolution == Resolution::Millisecond;
-    let query = if milliseconds {
-        sqlx::query(
+    let query = match key.calendar.resolution {
+        Resolution::Millisecond => {
             "select bucket, count from statistics.latest_milliseconds(
-                $1::statistics.metric, $2, coalesce($3, '-infinity'), coalesce($4, 'infinity'), $5)",
-        )
-    } else {
-        sqlx::query(
+                $1::statistics.metric, $2, coalesce($3, '-infinity'), coalesce($4, 'infinity'), $5)"
+        }
+        Resolution::Second => {
+            "select bucket, count from statistics.latest_seconds(
+                $1::statistics.metric, $2, coalesce($3, '-infinity'), coalesce($4, 'infinity'), $5)"
+        }
+        _ => {
             "select bucket, count from statistics.latest(
-                $1::statistics.metric, $6::statistics.width, $2,
-                coalesce($3, '-infinity'), coalesce($4, 'infinity'), $5)",
-        )
+                $1::statistics.metric, 'minute', $2, coalesce($3, '-infinity'), coalesce($4, 'infinity'), $5)"
+        }
     };
-    let query =
-        query.bind(key.metric.name()).bind(key.base_item).bind(from.map(date_time)).bind(to.map(date_time)).bind(limit);
-    let query = if milliseconds { query } else { query.bind(key.calendar.resolution.name()) };
-    let rows = query.fetch_all(connection).await?;
+    let rows = sqlx::query(query)
+        .bind(key.metric.name())
+        .bind(key.base_item)
+        .bind(from.map(date_time))
+        .bind(to.map(date_time))
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
     decode_counts(&rows)
 }
 
@@ -179,8 +184,8 @@ async fn newest_sums(
     let mut span = u32::try_from(limit).unwrap_or(LARGEST_SPAN).clamp(1, LARGEST_SPAN);
     while counts.len() < limit {
         let newest: Option<DateTime<Utc>> = sqlx::query_scalar(
-            "select bucket from statistics.latest(
-                $1::statistics.metric, 'second', $2, coalesce($3, '-infinity'), coalesce($4, 'infinity'), 1)",
+            "select bucket from statistics.latest_seconds(
+                $1::statistics.metric, $2, coalesce($3, '-infinity'), coalesce($4, 'infinity'), 1)",
         )
         .bind(key.metric.name())
         .bind(key.base_item)

@@ -309,6 +309,85 @@ async fn counts_are_exact_wherever_they_are_kept() {
     world.assert_exact(&ZONES[2..4]).await;
 }
 
+/// Seconds are kept for a while; older ones are counted from the ledger. Nobody sees where the one begins.
+#[tokio::test]
+async fn seconds_are_exact_whether_they_are_kept_or_not() {
+    let world = World::new().await;
+    let aged = "select count(*) from statistics.seconds, statistics.state where bucket < seconds_from";
+    // Around the moment from which seconds are kept, and some that are older or newer than it will be later.
+    let around = |minutes: i64| {
+        let middle = Utc::now() - TimeDelta::days(1) + TimeDelta::minutes(minutes);
+        (0..60).map(move |_| middle + TimeDelta::microseconds(chance(180_000_000) - 90_000_000)).collect::<Vec<_>>()
+    };
+    for minutes in [0, -10, 1_430, 60] {
+        world.insert(&around(minutes)).await;
+    }
+    world.assert_exact(&["UTC"]).await;
+    world.scalar("select statistics.fold()").await;
+    assert!(world.scalar("select count(*) from statistics.seconds").await > 0);
+    assert_eq!(world.scalar(aged).await, 0, "what is older is not written");
+    world.assert_exact(&["UTC"]).await;
+
+    assert!(world.scalar("select statistics.prune_seconds('23 hours')").await > 0);
+    assert_eq!(world.scalar(aged).await, 0);
+    assert!(world.scalar("select count(*) from statistics.seconds").await > 0, "the others are kept");
+    world.assert_exact(&["UTC"]).await;
+    world.insert(&around(60)).await;
+    world.insert(&around(1_430)).await;
+    world.assert_exact(&["UTC"]).await;
+    world.scalar("select statistics.fold()").await;
+    world.assert_exact(&["UTC"]).await;
+    // Few are wanted, so that the newest of them have to be the right ones.
+    for unit in ["millisecond", "second"] {
+        let recount = world.recount(unit, "UTC").await;
+        for limit in [1, 2, 50, 70, 130, 200] {
+            for end in ["2030-01-01T00:00:00Z".to_owned(), around(60)[0].to_rfc3339().replace("+00:00", "Z")] {
+                let path = format!("/statistics/transfers/{unit}?limit={limit}&to={end}");
+                let last = moment(&end).timestamp_micros();
+                let expected = recount[&("transfers".to_owned(), None)]
+                    .iter()
+                    .rev()
+                    .filter(|&(&start, _)| start * 1_000 < last)
+                    .take(limit)
+                    .map(|(&start, &(count, _))| (start, count))
+                    .collect::<Vec<_>>();
+                assert_eq!(world.counts(&path).await, expected, "{path}");
+            }
+        }
+    }
+    sqlx::query("select statistics.rebuild()").execute(world.pool()).await.expect("rebuilt");
+    world.assert_exact(&["UTC"]).await;
+}
+
+#[tokio::test]
+async fn aged_seconds_go_a_few_at_a_time() {
+    let world = World::new().await;
+    let old = "insert into statistics.seconds (metric, base_item_id, bucket, count)
+        select 'user-creation', statistics.all_base_items(), now() - interval '3 days' + n * interval '1 second', 1
+        from generate_series(1, 12000) n";
+    sqlx::query(old).execute(world.pool()).await.expect("seconds");
+    world.assert_no_differences().await;
+    for expected in [10_000, 2_000, 0] {
+        assert_eq!(world.scalar("select statistics.prune_seconds()").await, expected);
+    }
+}
+
+/// In Liberia clocks went by the sun, 44 and a half minutes after UTC, until 1972.
+#[tokio::test]
+async fn days_that_begin_within_a_minute_are_exact() {
+    let world = World::new().await;
+    let midnight = |day: i64| moment("1960-06-01T00:44:30Z") + TimeDelta::days(day);
+    let moments: Vec<_> =
+        (0..100).map(|n| midnight(n % 7) + TimeDelta::milliseconds(chance(80_000) - 40_000)).collect();
+    let zones = ["Africa/Monrovia"];
+    world.insert(&moments[..50]).await;
+    world.assert_exact(&zones).await;
+    world.scalar("select statistics.fold()").await;
+    world.assert_exact(&zones).await;
+    world.insert(&moments[50..]).await;
+    world.assert_exact(&zones).await;
+}
+
 #[tokio::test]
 async fn ranges_are_of_whole_buckets_and_gaps_can_be_filled() {
     let world = World::new().await;

@@ -20,3 +20,4 @@ mod reporting;
 mod service;
 mod smoke;
 mod writer;
+mod upgrade;
