@@ -11,29 +11,42 @@
 //! 2. a series that is being read keeps what it hears until the reading is there;
 //! 3. a series counts only deltas of transactions that its reading's snapshot does not see.
 
+mod catalogue;
 mod frame;
 #[cfg(test)]
 mod model;
 mod series;
 mod state;
 mod subscription;
+mod topic;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::statistics::query::{Changes, Reading};
 use crate::statistics::{Delta, Position, SeriesKey, UnixMillis};
-use series::Series;
-use state::{State, TopicState};
+use state::State;
 pub use subscription::{Step, Subscription};
+use topic::TopicState;
+pub use topic::{Format, Topic};
 
-/// The least time between two publications. The first change after a quiet moment goes out at once; what happens within
-/// the interval is merged. Longer saves work, shorter saves latency; nobody sees a number change 20 times a second.
-pub const PUBLICATION_INTERVAL: Duration = Duration::from_millis(50);
+/// The rest after a publication is in proportion to the work that it made, within these bounds. The first change after a
+/// rest goes out at once; what happens meanwhile is merged. Shorter would be of no use: timers are no finer.
+const SHORTEST_REST: Duration = Duration::from_millis(2);
+/// However many watch, they see a number change 20 times a second.
+const LONGEST_REST: Duration = Duration::from_millis(50);
+/// The rest for each message. Sending one takes the server and the kernel some 8 µs: until the rest is the longest, all
+/// sending together takes less than a third of a core, and leaves the others to whoever inserts.
+const REST_PER_MESSAGE: Duration = Duration::from_micros(25);
+/// The rest for each byte sent: readers of long messages have to take them in.
+const REST_PER_BYTE: Duration = Duration::from_nanos(100);
+/// What newcomers are told is encoded once in so long: when a server stops, thousands come here at once. Not longer,
+/// because it also tells them what time it is.
+const SNAPSHOT_LIFETIME: Duration = Duration::from_millis(50);
 /// How often every stream hears the server's clock. Readers call a stream stale when two of these stay out.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// How often windows move on and forgotten series are dropped.
@@ -55,29 +68,6 @@ pub enum Status {
     Stale,
 }
 
-/// What a stream shows. Streams of the same topic get the same bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Topic {
-    /// The series, in the order of their messages.
-    pub series: Vec<SeriesKey>,
-    /// How they are told.
-    pub format: Format,
-    /// Tells topics apart in the ids of messages.
-    fingerprint: u64,
-}
-
-/// How a stream tells its series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// Named events: `snapshot`, `update`, `heartbeat`, `status`.
-    Events,
-    /// After every change one unnamed message, an array with all buckets; with the empty ones if so asked.
-    Array {
-        /// Whether empty buckets are included.
-        fill: bool,
-    },
-}
-
 /// There are as many live series as the hub keeps.
 #[derive(Debug, thiserror::Error)]
 #[error("{MOST_SERIES} different series are being watched, which is the limit")]
@@ -96,37 +86,43 @@ pub struct Hub {
 
 /// For those who watch.
 impl Hub {
-    /// Starts to watch a topic. With the position of an earlier stream only what changed since is sent.
+    /// Starts to watch a topic. With the position of an earlier stream only what changed since is sent; with an interval
+    /// values come at most so often, else whenever they are published.
     pub fn subscribe(
         self: &Arc<Self>,
         topic: Topic,
         resume: Option<Position>,
-        interval: Duration,
+        interval: Option<Duration>,
     ) -> Result<Subscription, TooManySeries> {
         let mut state = self.lock();
-        let new: HashSet<_> = topic.series.iter().filter(|key| !state.series.contains_key(*key)).cloned().collect();
+        let topic = match state.topics.get_key_value(&topic) {
+            Some((topic, _)) => Arc::clone(topic),
+            None => self.add(&mut state, topic)?,
+        };
+        let topic_state = state.topics.entry(Arc::clone(&topic)).or_insert_with(TopicState::new);
+        topic_state.left_at = None;
+        let news = topic_state.news.subscribe();
+        let heartbeats = state.heartbeats;
+        drop(state);
+        Ok(Subscription::new(Arc::clone(self), topic, news, resume, interval, heartbeats))
+    }
+
+    /// Adds a topic, and the series that nobody has watched before.
+    fn add(&self, state: &mut State, topic: Topic) -> Result<Arc<Topic>, TooManySeries> {
+        let new: HashSet<_> = topic.series.iter().filter(|key| !state.series.contains(key)).collect();
         if state.series.len() + new.len() > MOST_SERIES {
             return Err(TooManySeries);
         }
-        for key in new {
-            state.series.insert(key.clone(), Series::new(key.clone()));
-            state.wanted.push(key);
+        let new: Vec<_> = new.into_iter().cloned().collect();
+        let topic = Arc::new(topic);
+        for key in &topic.series {
+            state.series.get_or_add(key).topics.push(Arc::clone(&topic));
+        }
+        for key in &new {
+            state.want(key);
             self.wanted.notify_one();
         }
-        let topic = match state.topics.get_key_value(&topic) {
-            Some((topic, _)) => Arc::clone(topic),
-            None => Arc::new(topic),
-        };
-        let topic_state = state.topics.entry(Arc::clone(&topic)).or_insert_with(|| TopicState {
-            bell: watch::Sender::new(()),
-            left_at: None,
-            encoded: None,
-        });
-        topic_state.left_at = None;
-        let bell = topic_state.bell.subscribe();
-        let heartbeats = state.heartbeats;
-        drop(state);
-        Ok(Subscription::new(Arc::clone(self), topic, bell, resume, interval, heartbeats))
+        Ok(topic)
     }
 
     /// Whether the database can be heard.
@@ -142,7 +138,7 @@ impl Hub {
     /// How many series and topics are live, and how many streams watch them.
     pub fn sizes(&self) -> (usize, usize, usize) {
         let state = self.lock();
-        let streams = state.topics.values().map(|topic| topic.bell.receiver_count()).sum();
+        let streams = state.topics.values().map(TopicState::streams).sum();
         (state.series.len(), state.topics.len(), streams)
     }
 }
@@ -189,7 +185,7 @@ impl Hub {
                 // What lies between a reading that has begun and these changes is not told: it has to begin again.
                 let behind: HashSet<_> = state
                     .series
-                    .values()
+                    .iter()
                     .filter(|series| series.is_joined() || series.is_being_read())
                     .map(|series| series.key().clone())
                     .collect();
@@ -213,7 +209,7 @@ impl Hub {
     pub fn read_again(&self) {
         let mut state = self.lock();
         let joined: Vec<_> =
-            state.series.values().filter(|series| series.is_joined()).map(|series| series.key().clone()).collect();
+            state.series.iter().filter(|series| series.is_joined()).map(|series| series.key().clone()).collect();
         for key in joined {
             state.want(&key);
         }
@@ -228,19 +224,7 @@ impl Hub {
     /// The series to be read now. From here on each keeps what it hears until [`Hub::join`] or [`Hub::join_failed`].
     pub fn take_wanted(&self) -> Vec<SeriesKey> {
         let mut state = self.lock();
-        if state.position.is_none() {
-            return Vec::new();
-        }
-        let State { wanted, series, .. } = &mut *state;
-        // One that is being read stays wanted: what is under way will be of no use.
-        let taken: Vec<_> =
-            wanted.extract_if(.., |key| series.get(key).is_none_or(|series| !series.is_being_read())).collect();
-        for key in &taken {
-            if let Some(series) = series.get_mut(key) {
-                series.begin_reading();
-            }
-        }
-        taken
+        if state.position.is_none() { Vec::new() } else { state.take_wanted() }
     }
 
     /// A reading that was begun after [`Hub::take_wanted`] returned its key.
@@ -248,9 +232,9 @@ impl Hub {
         let mut state = self.lock();
         let epochs = [state.position.as_ref(), state.next_position.as_ref().map(|(next, _)| next)];
         let known_epoch = epochs.into_iter().flatten().any(|position| position.epoch == reading.epoch);
-        let now = state.now();
-        let wanted_again = state.wanted.contains(key);
+        let (now, version) = (state.now(), state.version);
         let Some(series) = state.series.get_mut(key) else { return };
+        let wanted_again = series.is_wanted;
         if wanted_again || !known_epoch {
             series.abandon_reading();
             state.want(key);
@@ -268,18 +252,19 @@ impl Hub {
         series.trim(now);
         if first {
             // Nobody has seen anything of it yet: what was read can be shown under the present version.
-            let version = state.version;
-            if let Some(series) = state.series.get_mut(key) {
-                series.publish(version);
-            }
+            series.publish(version);
+            let topics = series.topics.clone();
             state.refresh_published_position();
-            state.ring(|topic| topic.series.contains(key));
+            for topic in topics.iter().filter_map(|topic| state.topics.get(topic)) {
+                topic.ring();
+            }
+        } else {
+            state.list(key);
         }
         if let Some((_, remaining)) = &mut state.next_position {
             remaining.remove(key);
         }
         state.finish_catch_up();
-        state.dirty |= !first;
         self.publish_soon(state);
     }
 
@@ -294,11 +279,7 @@ impl Hub {
 
     /// Tells everyone whether the database can be heard.
     pub fn set_status(&self, status: Status) {
-        let mut state = self.lock();
-        if state.status != status {
-            state.status = status;
-            state.ring(|_| true);
-        }
+        self.lock().set_status(status);
     }
 
     /// How long a notification took to come back.
@@ -321,23 +302,18 @@ impl Hub {
                     tokio::time::sleep(rest).await;
                     self.lock().publish();
                 }
-                _ = heartbeat.tick() => {
-                    let mut state = self.lock();
-                    state.heartbeats += 1;
-                    state.refresh_published_position();
-                    state.ring(|_| true);
-                }
+                _ = heartbeat.tick() => self.lock().beat(),
                 _ = upkeep.tick() => self.lock().tidy_up(),
             }
         }
         let mut state = self.lock();
         state.closing = true;
-        state.ring(|_| true);
+        state.topics.values().for_each(TopicState::ring);
     }
 
     /// Publishes now if the last time is long enough ago, else leaves it to the task.
     fn publish_soon(&self, mut state: MutexGuard<'_, State>) {
-        if !state.dirty {
+        if !state.is_dirty() {
             return;
         }
         if state.until_next_publication().is_zero() {
@@ -352,4 +328,11 @@ impl Hub {
         // would not put right; going on is better than taking everyone down.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How long to wait after a publication that sent so much.
+fn rest_after(messages: usize, bytes: usize) -> Duration {
+    let saturating = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    let work = REST_PER_MESSAGE * saturating(messages) + REST_PER_BYTE * saturating(bytes);
+    work.clamp(SHORTEST_REST, LONGEST_REST)
 }

@@ -27,7 +27,7 @@ pub(super) fn stream(
     pool: PgPool,
     topic: Topic,
     headers: &HeaderMap,
-    interval: Duration,
+    interval: Option<Duration>,
 ) -> Result<Response, Problem> {
     let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let resume = last_id.and_then(|id| topic.position_of(id));

@@ -20,7 +20,7 @@ use super::document::QueryProblems;
 use super::extract::{Path, Query, moment};
 use super::problem::Problem;
 use super::sse;
-use crate::hub::{Format, Hub, PUBLICATION_INTERVAL, Topic};
+use crate::hub::{Format, Hub, Topic};
 use crate::ledger::{self, BaseItem};
 use crate::statistics::{self, Calendar, Extent, Metric, Resolution, SeriesKey, UnixMillis};
 
@@ -113,7 +113,7 @@ async fn counts(
     let key = SeriesKey { metric, calendar, base_item: query.base_item_id, extent };
     if wants_events(&headers) {
         let topic = Topic::new(vec![key], Format::Array { fill: query.fill.is_some() });
-        return sse::stream(&hub, pool, topic, &headers, PUBLICATION_INTERVAL);
+        return sse::stream(&hub, pool, topic, &headers, None);
     }
     let mut connection = pool.acquire().await?;
     let now = hub.now();
@@ -144,14 +144,15 @@ struct StreamQuery {
     /// How many buckets, up to that of the present moment, 1 to 10000.
     #[param(minimum = 1, maximum = 10_000, default = 60)]
     window: Option<u32>,
-    /// The least milliseconds between two messages with changes, 50 to 60000. What happens within is merged.
-    #[param(minimum = 50, maximum = 60_000, default = 50)]
+    /// The least milliseconds between two messages with changes, 1 to 60000. What happens within is merged. Unless asked
+    /// for more, changes come at once, then every 2 to 50 milliseconds, depending on how many streams are open.
+    #[param(minimum = 1, maximum = 60_000)]
     interval: Option<u64>,
 }
 
 /// Watch several metrics over one connection
 ///
-/// Server-sent events, each with an id from which another connection, to any server, resumes (`Last-Event-ID`):
+/// Server-sent events. Their ids say from where another connection, to any server, resumes (`Last-Event-ID`):
 ///
 /// - `snapshot` `{metric, resolution, timezone, as_of, buckets: [{time, count}, …]}`: all non-empty buckets, newest first
 /// - `update` `{metric, buckets: [{time, count}, …]}`: the new counts (not differences) of the buckets that changed
@@ -187,13 +188,15 @@ async fn stream(
     let calendar = parse_calendar(query.resolution.as_deref().unwrap_or("minute"), query.timezone.as_deref())?;
     check_base_item(&pool, &metrics, query.base_item_id).await?;
     let window = within("window", query.window.unwrap_or(DEFAULT_WINDOW), 1, MOST_BUCKETS)?;
-    let shortest = u64::try_from(PUBLICATION_INTERVAL.as_millis()).unwrap_or(0);
-    let interval = within("interval", query.interval.unwrap_or(shortest), shortest, LONGEST_INTERVAL_MILLIS)?;
+    let interval = match query.interval {
+        Some(millis) => Some(Duration::from_millis(within("interval", millis, 1, LONGEST_INTERVAL_MILLIS)?)),
+        None => None,
+    };
     let series = metrics
         .into_iter()
         .map(|metric| SeriesKey { metric, calendar, base_item: query.base_item_id, extent: Extent::Window(window) })
         .collect();
-    sse::stream(&hub, pool, Topic::new(series, Format::Events), &headers, Duration::from_millis(interval))
+    sse::stream(&hub, pool, Topic::new(series, Format::Events), &headers, interval)
 }
 
 fn parse_metric(name: &str, field: &str) -> Result<Metric, Problem> {

@@ -2,14 +2,12 @@
 
 use std::io::Write;
 
+use bytes::Bytes;
 use chrono::SecondsFormat;
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::statistics::{Calendar, SeriesKey, UnixMillis, date_time};
-
-/// The id of messages to a reader who has not everything yet: no place to resume from.
-pub(super) const NO_POSITION: &str = "0";
 
 /// A bucket in a message.
 #[derive(Debug, Serialize)]
@@ -19,23 +17,19 @@ struct Bucket {
 }
 
 /// Several messages, one after the other.
-#[derive(Debug)]
-pub(super) struct Frame<'a> {
+///
+/// Only the last one has an id: whoever loses the connection between them is where it was before.
+#[derive(Debug, Default)]
+pub(super) struct Frame {
     bytes: Vec<u8>,
     messages: usize,
-    /// The id of all messages but the last: whoever loses the connection between them is where it was before.
-    before: &'a str,
 }
 
-impl<'a> Frame<'a> {
-    pub(super) fn new(before: &'a str) -> Self {
-        Self { bytes: Vec::new(), messages: 0, before }
-    }
-
+impl Frame {
     /// Adds a message; unnamed ones arrive at `EventSource.onmessage`.
     fn message(&mut self, event: Option<&str>, data: &impl Serialize) {
         if self.messages > 0 {
-            self.finish_message(self.before);
+            self.bytes.push(b'\n');
         }
         self.messages += 1;
         if let Some(event) = event {
@@ -47,17 +41,15 @@ impl<'a> Frame<'a> {
         self.bytes.push(b'\n');
     }
 
-    /// The last message says that everything was told.
-    pub(super) fn finish(mut self, id: &str) -> Vec<u8> {
+    /// With an id the last message says that its reader has been told everything up to there.
+    pub(super) fn finish(mut self, id: Option<&str>) -> Bytes {
         if self.messages > 0 {
-            self.finish_message(id);
+            if let Some(id) = id {
+                self.line("id", id);
+            }
+            self.bytes.push(b'\n');
         }
-        self.bytes
-    }
-
-    fn finish_message(&mut self, id: &str) {
-        self.line("id", id);
-        self.bytes.push(b'\n');
+        self.bytes.into()
     }
 
     fn line(&mut self, field: &str, value: &str) {

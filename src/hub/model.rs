@@ -1,16 +1,19 @@
-//! The hub against a model of Postgres: random interleavings of transactions, notifications, readings, sweeps and lost
-//! connections. Whatever happens in between, in the end every series shows what a recount shows, and every position
-//! that was ever handed out tells truly what its holder lacks.
+//! The hub against a model of Postgres: random interleavings of transactions, notifications, readings, sweeps, lost
+//! connections, and readers who come, dawdle, leave and resume. Whatever happens in between, in the end every series and
+//! every reader shows what a recount shows, and every position that was ever handed out tells truly what its holder lacks.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use chrono::DateTime;
 use chrono_tz::Tz;
 use proptest::prelude::*;
+use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Format, Hub, Subscription, Topic};
+use super::{Format, Hub, Status, Step, Subscription, Topic};
 use crate::statistics::query::{Changes, Reading};
 use crate::statistics::{Calendar, Delta, Extent, Metric, Position, Resolution, SeriesKey, Snapshot, UnixMillis};
 
@@ -29,7 +32,15 @@ enum Event {
     EndSweep,
     Rebuild,
     ReadAgain,
-    Subscribe(usize),
+    Subscribe(usize, bool),
+    /// A reader takes what there is for it.
+    Advance(usize),
+    /// A reader comes again, from where it was; the second says whether what it missed can be looked up.
+    Reconnect(usize, bool),
+    /// Time passes, for readers who do not want everything at once.
+    Pass,
+    Beat,
+    SetStatus(bool),
     TakeWanted,
     Read(usize),
     EndReading(usize, bool),
@@ -59,7 +70,12 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::EndSweep),
         1 => Just(Event::Rebuild),
         1 => Just(Event::ReadAgain),
-        2 => any::<usize>().prop_map(Event::Subscribe),
+        2 => (any::<usize>(), prop::bool::weighted(0.3)).prop_map(|(which, paced)| Event::Subscribe(which, paced)),
+        6 => any::<usize>().prop_map(Event::Advance),
+        2 => (any::<usize>(), prop::bool::weighted(0.9)).prop_map(|(which, found)| Event::Reconnect(which, found)),
+        1 => Just(Event::Pass),
+        1 => Just(Event::Beat),
+        1 => any::<bool>().prop_map(Event::SetStatus),
         3 => Just(Event::TakeWanted),
         3 => any::<usize>().prop_map(Event::Read),
         3 => (any::<usize>(), prop::bool::weighted(0.9)).prop_map(|(which, good)| Event::EndReading(which, good)),
@@ -126,6 +142,103 @@ fn keys() -> Vec<SeriesKey> {
     ]
 }
 
+fn topics() -> Vec<Topic> {
+    let [seconds, days, hours, latest] = keys().try_into().expect("four keys");
+    vec![
+        Topic::new(vec![seconds.clone()], Format::Events),
+        Topic::new(vec![days], Format::Events),
+        Topic::new(vec![seconds, hours.clone()], Format::Events),
+        Topic::new(vec![hours], Format::Events),
+        Topic::new(vec![latest], Format::Array { fill: false }),
+    ]
+}
+
+/// A page with a stream.
+struct Reader {
+    topic: Topic,
+    paced: bool,
+    subscription: Subscription,
+    /// Whether what it missed while it was away can be looked up.
+    found: bool,
+    /// What it shows, by series.
+    views: Vec<BTreeMap<UnixMillis, i64>>,
+    status: Option<String>,
+    last_id: Option<String>,
+}
+
+impl Reader {
+    fn new(hub: &Arc<Hub>, topic: Topic, paced: bool) -> Self {
+        let subscription = subscribe(hub, &topic, None, paced);
+        let views = vec![BTreeMap::new(); topic.series.len()];
+        Self { topic, paced, subscription, found: true, views, status: None, last_id: None }
+    }
+
+    fn reconnect(&mut self, hub: &Arc<Hub>, found: bool) {
+        let position = self.last_id.as_deref().and_then(|id| self.topic.position_of(id));
+        self.subscription = subscribe(hub, &self.topic, position, self.paced);
+        self.found = found;
+        self.status = None;
+    }
+
+    /// Takes the next messages, if there are any.
+    fn advance(&mut self, postgres: &Postgres, held: &mut Vec<Held>) -> bool {
+        match self.subscription.advance() {
+            Ok(Step::Send(bytes)) => self.take(&bytes, held),
+            Ok(Step::LookUp(position)) => {
+                let missed = postgres.changes(Some(&position)).deltas;
+                self.subscription.resume(missed.filter(|_| self.found));
+            }
+            Ok(Step::End) => unreachable!("the hub does not stop"),
+            Err(_) => return false,
+        }
+        true
+    }
+
+    fn take(&mut self, bytes: &Bytes, held: &mut Vec<Held>) {
+        let text = std::str::from_utf8(bytes).expect("UTF-8");
+        assert!(text.ends_with("\n\n"), "whole messages: {text:?}");
+        for message in text.trim_end().split("\n\n") {
+            let field = |name| message.lines().find_map(|line| line.strip_prefix(name));
+            let Some(data) = field("data: ") else { continue };
+            let data: Value = serde_json::from_str(data).expect("JSON");
+            match field("event: ") {
+                Some("snapshot") => *self.view_of(&data) = buckets(&data["buckets"]),
+                Some("update") => self.view_of(&data).extend(buckets(&data["buckets"])),
+                Some("status") => self.status = data["status"].as_str().map(str::to_owned),
+                Some("heartbeat") => {}
+                Some(other) => panic!("unknown event {other}"),
+                None => self.views[0] = buckets(&data),
+            }
+            if let Some(id) = field("id: ") {
+                self.last_id = Some(id.to_owned());
+                let position = self.topic.position_of(id).expect("a position of its topic");
+                held.extend(self.topic.series.iter().zip(&self.views).map(|(key, view)| Held {
+                    key: key.clone(),
+                    position: position.clone(),
+                    values: view.clone(),
+                }));
+            }
+        }
+    }
+
+    fn view_of(&mut self, data: &Value) -> &mut BTreeMap<UnixMillis, i64> {
+        let index = self.topic.series.iter().position(|key| data["metric"] == key.metric.name());
+        &mut self.views[index.expect("a series of its topic")]
+    }
+}
+
+fn subscribe(hub: &Arc<Hub>, topic: &Topic, resume: Option<Position>, paced: bool) -> Subscription {
+    hub.subscribe(topic.clone(), resume, paced.then_some(Duration::from_secs(3_600))).expect("room")
+}
+
+fn buckets(list: &Value) -> BTreeMap<UnixMillis, i64> {
+    let list = list.as_array().expect("an array");
+    let time = |bucket: &Value| DateTime::parse_from_rfc3339(bucket["time"].as_str()?).ok();
+    list.iter()
+        .map(|bucket| (time(bucket).expect("a time").timestamp_millis(), bucket["count"].as_i64().expect("a count")))
+        .collect()
+}
+
 /// What a reader held at some time: the values, and the position that came with them.
 struct Held {
     key: SeriesKey,
@@ -137,7 +250,8 @@ struct Model {
     postgres: Postgres,
     hub: Arc<Hub>,
     keys: Vec<SeriesKey>,
-    subscriptions: Vec<Subscription>,
+    topics: Vec<Topic>,
+    readers: Vec<Reader>,
     sweep: Option<Changes>,
     /// Series that were handed out to be read, and what was read, once it was.
     readings: Vec<(SeriesKey, Option<Reading>)>,
@@ -159,7 +273,8 @@ impl Model {
             postgres,
             hub: Arc::default(),
             keys: keys(),
-            subscriptions: Vec::new(),
+            topics: topics(),
+            readers: Vec::new(),
             sweep: None,
             readings: Vec::new(),
             held: Vec::new(),
@@ -228,11 +343,23 @@ impl Model {
                 postgres.pruned_below = postgres.next_xid;
             }
             Event::ReadAgain => self.hub.read_again(),
-            Event::Subscribe(which) => {
-                let key = self.keys[which % self.keys.len()].clone();
-                let topic = Topic::new(vec![key], Format::Events);
-                self.subscriptions.push(self.hub.subscribe(topic, None, Duration::ZERO).expect("room"));
+            Event::Subscribe(which, paced) => {
+                let topic = self.topics[which % self.topics.len()].clone();
+                self.readers.push(Reader::new(&self.hub, topic, paced));
             }
+            Event::Advance(which) => {
+                if let Some(reader) = pick(&mut self.readers, which) {
+                    reader.advance(&self.postgres, &mut self.held);
+                }
+            }
+            Event::Reconnect(which, found) => {
+                if let Some(reader) = pick(&mut self.readers, which) {
+                    reader.reconnect(&self.hub, found);
+                }
+            }
+            Event::Pass => self.readers.iter_mut().for_each(|reader| reader.subscription.rest()),
+            Event::Beat => self.hub.lock().beat(),
+            Event::SetStatus(live) => self.hub.set_status(if live { Status::Live } else { Status::Stale }),
             Event::TakeWanted => self.readings.extend(self.hub.take_wanted().into_iter().map(|key| (key, None))),
             Event::Read(which) => {
                 if let Some((key, reading)) = pick(&mut self.readings, which) {
@@ -287,13 +414,28 @@ impl Model {
             }
         }
         self.apply(Event::Publish);
+        self.apply(Event::Pass);
+        for reader in &mut self.readers {
+            while reader.advance(&self.postgres, &mut self.held) {}
+        }
     }
 
     fn check(&self) {
         let state = self.hub.lock();
-        for (key, series) in &state.series {
+        for series in state.series.iter() {
+            let key = series.key();
             assert!(series.is_joined(), "{key:?} was never joined");
             assert_eq!(series.counts(NOW), self.postgres.recount(key), "{key:?}");
+        }
+        for reader in &self.readers {
+            for (key, view) in reader.topic.series.iter().zip(&reader.views) {
+                let shown: Vec<_> =
+                    view.iter().rev().filter(|(_, count)| **count != 0).map(|(time, count)| (*time, *count)).collect();
+                assert_eq!(shown, self.postgres.recount(key), "a reader of {key:?}");
+            }
+            let status = if state.status == Status::Live { "live" } else { "stale" };
+            let told = reader.topic.format == Format::Events;
+            assert_eq!(reader.status.as_deref(), told.then_some(status));
         }
         // Whoever held these values and resumes learns of these buckets; all others must have been right.
         for held in self.held.iter().filter(|held| !matches!(held.key.extent, Extent::Latest { .. })) {
@@ -328,4 +470,88 @@ proptest! {
         model.settle();
         model.check();
     }
+}
+
+/// A hub with a joined topic and so many readers who have taken everything.
+fn with_readers(count: usize) -> Model {
+    let mut model = Model::new();
+    for _ in 0..count {
+        model.apply(Event::Subscribe(0, false));
+    }
+    model.settle();
+    model
+}
+
+/// A transaction of one row, heard.
+fn happen(model: &mut Model) {
+    for event in
+        [Event::Begin, Event::Insert(0, 1), Event::Commit(0, Announcement::Whole), Event::Deliver, Event::Publish]
+    {
+        model.apply(event);
+    }
+}
+
+fn sent(reader: &mut Reader) -> Option<Bytes> {
+    match reader.subscription.advance() {
+        Ok(Step::Send(bytes)) => {
+            reader.take(&bytes, &mut Vec::new());
+            Some(bytes)
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn streams_that_keep_up_are_sent_one_buffer() {
+    let mut model = with_readers(3);
+    happen(&mut model);
+    let buffers: Vec<_> = model.readers.iter_mut().map(|reader| sent(reader).expect("an update")).collect();
+    assert!(buffers.iter().all(|bytes| bytes.as_ptr() == buffers[0].as_ptr()), "{buffers:?}");
+    assert!(model.readers.iter_mut().all(|reader| sent(reader).is_none()), "and nothing else");
+}
+
+#[test]
+fn a_stream_that_missed_versions_is_sent_their_changes_merged() {
+    let mut model = with_readers(2);
+    for _ in 0..3 {
+        happen(&mut model);
+        sent(&mut model.readers[0]).expect("an update");
+    }
+    let merged = sent(&mut model.readers[1]).expect("an update");
+    assert_eq!(merged.windows(6).filter(|window| window == b"event:").count(), 1, "{merged:?}");
+    happen(&mut model);
+    let buffers: Vec<_> = model.readers.iter_mut().map(|reader| sent(reader).expect("an update").as_ptr()).collect();
+    assert_eq!(buffers[0], buffers[1], "it keeps up again");
+    model.settle();
+    model.check();
+}
+
+#[test]
+fn a_stream_with_an_interval_is_sent_values_no_more_often() {
+    let mut model = with_readers(0);
+    model.apply(Event::Subscribe(0, true));
+    model.settle();
+    model.apply(Event::Pass);
+    happen(&mut model);
+    assert!(sent(&mut model.readers[0]).is_some(), "the first change goes out at once");
+    happen(&mut model);
+    assert!(sent(&mut model.readers[0]).is_none(), "the next one is kept");
+    model.apply(Event::Beat);
+    let heartbeat = sent(&mut model.readers[0]).expect("a heartbeat all the same");
+    assert!(!heartbeat.windows(4).any(|window| window == b"\nid:"), "which does not say that all was told");
+    model.apply(Event::Pass);
+    assert!(sent(&mut model.readers[0]).is_some(), "until the time has come");
+}
+
+#[test]
+fn the_more_is_sent_the_longer_the_rest() {
+    let mut before = Duration::ZERO;
+    for readers in [1, 200, 5_000] {
+        let mut model = with_readers(readers);
+        happen(&mut model);
+        let rest = model.hub.lock().rest;
+        assert!(rest > before, "{rest:?} after {readers} messages");
+        before = rest;
+    }
+    assert_eq!(before, super::LONGEST_REST);
 }

@@ -1,7 +1,9 @@
 //! The counts of one series in memory: joined to the stream of changes by a snapshot, published version by version.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::topic::Topic;
 use crate::statistics::query::Reading;
 use crate::statistics::{Delta, Extent, SeriesKey, Snapshot, UnixMillis};
 
@@ -19,6 +21,12 @@ struct Bucket {
 #[derive(Debug)]
 pub(super) struct Series {
     key: SeriesKey,
+    /// The topics that show it.
+    pub(super) topics: Vec<Arc<Topic>>,
+    /// Whether it is in the list of those to be read.
+    pub(super) is_wanted: bool,
+    /// Whether it is in the list of those to be published.
+    pub(super) is_listed: bool,
     /// Which transactions the last reading had counted; nothing before the first one.
     counted: Option<Snapshot>,
     /// While a reading is under way: everything heard since before it began.
@@ -35,6 +43,9 @@ impl Series {
     pub(super) fn new(key: SeriesKey) -> Self {
         Self {
             key,
+            topics: Vec::new(),
+            is_wanted: false,
+            is_listed: false,
             counted: None,
             heard_meanwhile: None,
             published: BTreeMap::new(),
@@ -140,8 +151,13 @@ impl Series {
     /// Forgets buckets that have left the window.
     pub(super) fn trim(&mut self, now: UnixMillis) {
         if let (Extent::Window(_), Some(start)) = (&self.key.extent, self.key.starts_at(now)) {
-            self.published = self.published.split_off(&start);
-            self.pending = self.pending.split_off(&start);
+            // Most often nothing has left, and a map is not split for nothing.
+            if self.published.first_key_value().is_some_and(|(&oldest, _)| oldest < start) {
+                self.published = self.published.split_off(&start);
+            }
+            if self.pending.first_key_value().is_some_and(|(&oldest, _)| oldest < start) {
+                self.pending = self.pending.split_off(&start);
+            }
         }
     }
 

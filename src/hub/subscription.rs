@@ -5,36 +5,39 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
-use super::frame::{Frame, NO_POSITION};
-use super::state::State;
-use super::{Format, Hub, Status, Topic};
-use crate::statistics::{Delta, Position, SeriesKey, UnixMillis};
+use super::state::{State, status_message};
+use super::topic::{Format, News, Told, Topic, TopicState};
+use super::{Hub, SNAPSHOT_LIFETIME};
+use crate::statistics::{Delta, Position};
 
 /// A watcher of a topic. It holds the number of the version it has seen, never a queue: a slow one gets the newest
 /// values when it asks again.
+///
+/// Whoever is up to date takes the topic's latest news as they are, without the hub's lock. Only newcomers, those who
+/// missed something and those who want it less often ask the hub.
 #[derive(Debug)]
 pub struct Subscription {
     hub: Arc<Hub>,
     topic: Arc<Topic>,
-    bell: watch::Receiver<()>,
-    /// At most one message per so long.
-    interval: Duration,
+    news: watch::Receiver<News>,
     told: Told,
+    /// The number of the news with which the stream was up to date; nothing while it is not.
+    heard: Option<u64>,
+    /// The least time between messages with values, if the reader asked for one, and when the last one was.
+    interval: Option<Duration>,
+    told_at: Option<Instant>,
+    /// What the reader of an earlier stream lacks. Boxed, because most streams have none, and none for long.
+    earlier: Option<Box<Earlier>>,
 }
 
 #[derive(Debug)]
-struct Told {
-    /// The version of the last values sent; nothing before the first.
-    version: Option<u64>,
-    position: String,
-    at: Option<Instant>,
-    status: Option<Status>,
-    heartbeats: u64,
-    /// Where an earlier stream of this reader ended.
-    resume: Option<Position>,
-    /// What changed after that, to be told with the first values.
-    missed: Vec<Delta>,
+enum Earlier {
+    /// It ended here.
+    Ended(Position),
+    /// This happened since, and is told with the first values.
+    Missed(Vec<Delta>),
 }
 
 /// What a stream does next.
@@ -52,38 +55,39 @@ impl Subscription {
     pub(super) fn new(
         hub: Arc<Hub>,
         topic: Arc<Topic>,
-        bell: watch::Receiver<()>,
+        news: watch::Receiver<News>,
         resume: Option<Position>,
-        interval: Duration,
+        interval: Option<Duration>,
         heartbeats: u64,
     ) -> Self {
-        let told = Told {
-            version: None,
-            // Until there is something newer, the reader stays where it was.
-            position: resume
-                .as_ref()
-                .map_or_else(|| String::from(NO_POSITION), |at| format!("{:016x}/{at}", topic.fingerprint)),
-            at: None,
-            status: None,
-            heartbeats,
-            resume,
-            missed: Vec::new(),
-        };
-        Self { hub, topic, bell, interval, told }
+        Self {
+            hub,
+            topic,
+            news,
+            told: Told { heartbeats, ..Told::default() },
+            heard: None,
+            interval,
+            told_at: None,
+            earlier: resume.map(|position| Box::new(Earlier::Ended(position))),
+        }
     }
 
     /// Waits until there is something to do.
     pub async fn next(&mut self) -> Step {
         loop {
-            // Whatever rings from here on wakes the wait below, even if it rings before that.
-            self.bell.mark_unchanged();
-            let pause = match self.step() {
+            match self.advance() {
                 Ok(step) => return step,
-                Err(pause) => pause,
-            };
-            tokio::select! {
-                rung = self.bell.changed() => if rung.is_err() { return Step::End },
-                () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+                Err(None) => {
+                    if self.news.changed().await.is_err() {
+                        return Step::End;
+                    }
+                }
+                // Boxed, because few streams ever pause, and all others would have room for it.
+                Err(Some(pause)) => {
+                    if let Ok(Err(_)) = Box::pin(timeout(pause, self.news.changed())).await {
+                        return Step::End;
+                    }
+                }
             }
         }
     }
@@ -91,69 +95,73 @@ impl Subscription {
     /// What changed after the position that the reader came with; nothing if that cannot be said any more.
     pub fn resume(&mut self, missed: Option<Vec<Delta>>) {
         match missed {
-            Some(missed) => self.told.missed = missed,
-            None => {
-                self.told.version = None;
-                self.told.position = String::from(NO_POSITION);
-            }
+            Some(missed) => self.earlier = Some(Box::new(Earlier::Missed(missed))),
+            None => self.told.version = None,
         }
     }
 
-    /// The next step, or how long to wait for one at most.
-    fn step(&mut self) -> Result<Step, Option<Duration>> {
-        let mut state = self.hub.lock();
+    /// The next step; or, when there is none yet, how long to wait for one at most.
+    pub(super) fn advance(&mut self) -> Result<Step, Option<Duration>> {
+        // Whatever is told from here on ends the wait for a change, even if it is told before the wait begins.
+        self.news.mark_unchanged();
+        if let Some(heard) = self.heard {
+            let news = self.news.borrow();
+            if heard == news.number {
+                return Err(None);
+            }
+            if heard == news.after && !(news.values && self.pause().is_some()) {
+                if news.values && self.interval.is_some() {
+                    self.told_at = Some(Instant::now());
+                }
+                (self.told, self.heard) = (news.told, Some(news.number));
+                return Ok(Step::Send(news.bytes.clone()));
+            }
+        }
+        self.ask()
+    }
+
+    fn ask(&mut self) -> Result<Step, Option<Duration>> {
+        let hub = Arc::clone(&self.hub);
+        let mut state = hub.lock();
         if state.closing {
             return Ok(Step::End);
         }
-        if self.told.resume.is_some() && state.all_joined(&self.topic) {
+        let joined = state.all_joined(&self.topic);
+        if let Some(Earlier::Ended(position)) = self.earlier.as_deref()
+            && joined
+        {
+            let position = position.clone();
             // First note the version, then look up what changed: whatever comes after the look-up is of a later one.
             self.told.version = Some(state.version);
-            if let Some(position) = self.told.resume.take() {
-                return Ok(Step::LookUp(position));
-            }
+            self.earlier = None;
+            return Ok(Step::LookUp(position));
         }
-        let pause = self.told.at.and_then(|at| self.interval.checked_sub(at.elapsed())).filter(|rest| !rest.is_zero());
-        let due = pause.is_none() && self.told.resume.is_none();
-        match state.compose(&self.topic, &mut self.told, due) {
+        let pause = self.pause();
+        let bytes = self.compose(&mut state, joined && pause.is_none());
+        let up_to_date = joined && self.earlier.is_none() && self.told == state.told(&self.topic);
+        self.heard = state.topics.get(&self.topic).filter(|_| up_to_date).map(TopicState::number);
+        match bytes {
             Some(bytes) => Ok(Step::Send(bytes)),
-            // Something to say, but too early.
-            None if !due && self.told.version.is_none_or(|seen| seen < state.version) => Err(pause),
-            None => Err(None),
+            None if up_to_date => Err(None),
+            None => Err(pause),
         }
-    }
-}
-
-impl State {
-    fn all_joined(&self, topic: &Topic) -> bool {
-        topic.series.iter().all(|key| self.series.get(key).is_some_and(super::series::Series::is_joined))
     }
 
     /// What this stream is to be told now: a change of status first, then values if they are due, then a heartbeat.
-    fn compose(&mut self, topic: &Arc<Topic>, told: &mut Told, due: bool) -> Option<Bytes> {
+    fn compose(&mut self, state: &mut State, due: bool) -> Option<Bytes> {
         let mut parts: Vec<Bytes> = Vec::new();
-        if topic.format == Format::Events && told.status != Some(self.status) {
-            told.status = Some(self.status);
-            let mut frame = Frame::new(&told.position);
-            frame.status(if self.status == Status::Live { "live" } else { "stale" });
-            parts.push(frame.finish(&told.position).into());
+        if self.topic.format == Format::Events && self.told.status != Some(state.status) {
+            self.told.status = Some(state.status);
+            parts.push(status_message(state.status));
         }
-        if due && let Some(values) = self.values(topic, told) {
+        if due && let Some(values) = self.values(state) {
+            self.told_at = self.interval.map(|_| Instant::now());
             parts.push(values);
         }
-        if told.heartbeats < self.heartbeats {
-            told.heartbeats = self.heartbeats;
-            if told.version == Some(self.version) && told.missed.is_empty() {
-                told.position = self.id(topic);
-            }
-            parts.push(match topic.format {
-                Format::Events => {
-                    let mut frame = Frame::new(&told.position);
-                    frame.heartbeat(self.now(), self.lag.map(|lag| (lag.as_secs_f64() * 1e6).round() / 1e3));
-                    frame.finish(&told.position).into()
-                }
-                // A comment, which keeps the connection open and finds out if it is dead.
-                Format::Array { .. } => Bytes::from_static(b": heartbeat\n\n"),
-            });
+        if self.told.heartbeats < state.heartbeats {
+            self.told.heartbeats = state.heartbeats;
+            let up_to_date = self.told.version == Some(state.version) && self.earlier.is_none();
+            parts.push(state.heartbeat(&self.topic, up_to_date));
         }
         match parts.len() {
             0 | 1 => parts.pop(),
@@ -162,74 +170,63 @@ impl State {
     }
 
     /// The values that this stream lacks. Encoded once for all streams that lack the same.
-    fn values(&mut self, topic: &Arc<Topic>, told: &mut Told) -> Option<Bytes> {
-        if !self.all_joined(topic) || (told.version == Some(self.version) && told.missed.is_empty()) {
-            return None;
-        }
-        let id = self.id(topic);
-        // The first values also say what time it is, so they are made anew.
-        let step = told.version.filter(|_| told.missed.is_empty()).map(|seen| (seen, self.version));
-        let encoded = self.topics.get(topic).and_then(|topic| topic.encoded.as_ref());
-        let bytes = match encoded {
-            Some((of_step, bytes)) if step == Some(*of_step) => bytes.clone(),
-            _ => {
-                let bytes = Bytes::from(self.encode(topic, told).finish(&id));
-                if let (Some(step), Some(topic)) = (step, self.topics.get_mut(topic)) {
-                    topic.encoded = Some((step, bytes.clone()));
-                }
-                bytes
-            }
+    fn values(&mut self, state: &mut State) -> Option<Bytes> {
+        let missed = match self.earlier.take().map(|earlier| *earlier) {
+            Some(Earlier::Missed(missed)) => missed,
+            _ => Vec::new(),
         };
-        told.version = Some(self.version);
-        told.missed = Vec::new();
-        if bytes.is_empty() {
+        if self.told.version == Some(state.version) && missed.is_empty() {
             return None;
         }
-        told.position = id;
-        told.at = Some(Instant::now());
-        Some(bytes)
+        let seen = self.told.version.replace(state.version);
+        let bytes = match seen {
+            None => state.snapshot(&self.topic),
+            Some(seen) if missed.is_empty() => state.merged_changes(&self.topic, seen),
+            Some(seen) => state.encode(&self.topic, Some(seen), &missed),
+        };
+        (!bytes.is_empty()).then_some(bytes)
     }
 
-    fn encode<'a>(&self, topic: &Topic, told: &'a Told) -> Frame<'a> {
-        let now = self.now();
-        let mut frame = Frame::new(&told.position);
-        for key in &topic.series {
-            let Some(series) = self.series.get(key) else { continue };
-            let changes = told.version.map(|seen| series.changes(seen, now, &missed_moments(key, &told.missed)));
-            match (topic.format, changes) {
-                (Format::Events, None) => frame.snapshot(key, now, &series.counts(now)),
-                (_, Some(changes)) if changes.is_empty() => {}
-                (Format::Events, Some(changes)) => frame.update(key, &changes),
-                (Format::Array { fill }, _) => frame.array(key, now, &series.counts(now), fill),
-            }
+    /// How long this stream wants no values yet.
+    fn pause(&self) -> Option<Duration> {
+        self.interval?.checked_sub(self.told_at?.elapsed()).filter(|rest| !rest.is_zero())
+    }
+
+    /// As if the interval had passed.
+    #[cfg(test)]
+    pub(super) fn rest(&mut self) {
+        self.told_at = None;
+    }
+}
+
+impl State {
+    /// All values of a topic, for a newcomer.
+    fn snapshot(&mut self, topic: &Topic) -> Bytes {
+        let kept = self.topics.get(topic).and_then(|topic| topic.snapshot.as_ref());
+        if let Some((version, at, bytes)) = kept
+            && *version == self.version
+            && at.elapsed() < SNAPSHOT_LIFETIME
+        {
+            return bytes.clone();
         }
-        frame
+        let bytes = self.encode(topic, None, &[]);
+        if let Some(topic) = self.topics.get_mut(topic) {
+            topic.snapshot = Some((self.version, Instant::now(), bytes.clone()));
+        }
+        bytes
     }
 
-    /// What a message says about where to resume: for which topic, and after what.
-    fn id(&self, topic: &Topic) -> String {
-        format!("{:016x}/{}", topic.fingerprint, self.published_position)
-    }
-}
-
-fn missed_moments(key: &SeriesKey, missed: &[Delta]) -> Vec<UnixMillis> {
-    missed.iter().filter(|delta| key.covers(delta)).map(|delta| delta.bucket).collect()
-}
-
-impl Topic {
-    /// A topic of these series.
-    pub fn new(series: Vec<SeriesKey>, format: Format) -> Self {
-        // FNV-1a (Fowler, Noll, Vo) over its description: the same on every server.
-        let description = format!("{series:?} {format:?}");
-        let fingerprint = description.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        Self { series, format, fingerprint }
-    }
-
-    /// The position in a message's id, if it belongs to this topic.
-    pub fn position_of(&self, id: &str) -> Option<Position> {
-        let (fingerprint, position) = id.split_once('/')?;
-        (u64::from_str_radix(fingerprint, 16).ok()? == self.fingerprint).then(|| position.parse().ok())?
+    /// Everything that changed after the version that a stream has seen.
+    fn merged_changes(&mut self, topic: &Topic, seen: u64) -> Bytes {
+        let step = (seen, self.version);
+        let kept = self.topics.get(topic).and_then(|topic| topic.encoded.as_ref());
+        if let Some((_, bytes)) = kept.filter(|(of_step, _)| *of_step == step) {
+            return bytes.clone();
+        }
+        let bytes = self.encode(topic, Some(seen), &[]);
+        if let Some(topic) = self.topics.get_mut(topic) {
+            topic.encoded = Some((step, bytes.clone()));
+        }
+        bytes
     }
 }

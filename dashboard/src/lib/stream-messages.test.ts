@@ -9,6 +9,7 @@ test('a stream is asked for with every metric, the zone and the window of its re
     resolution: 'hour',
     timezone: 'America/Argentina/Buenos_Aires',
     window: '48',
+    interval: '33',
   });
 });
 

@@ -24,6 +24,9 @@ export const MESSAGE_TYPES = ['snapshot', 'update', 'heartbeat', 'status'] as co
 
 export type MessageType = (typeof MESSAGE_TYPES)[number];
 
+// Thirty pictures a second are enough: a busy server would tell changes far more often to whoever wants them all.
+const INTERVAL_MS = 33;
+
 /** The address of a stream with every metric in one resolution. */
 export function streamUrl(resolution: Resolution, zone: string): string {
   const query = new URLSearchParams({
@@ -31,6 +34,7 @@ export function streamUrl(resolution: Resolution, zone: string): string {
     resolution,
     timezone: zone,
     window: String(WINDOW_LENGTH[resolution]),
+    interval: String(INTERVAL_MS),
   });
   return `/statistics/stream?${query.toString()}`;
 }
