@@ -209,21 +209,26 @@ async fn writers_that_turn_notifications_off_are_counted() {
 }
 
 #[tokio::test]
-async fn those_who_write_while_another_one_is_to_tell_are_counted() {
+async fn those_who_write_while_others_are_to_tell_are_counted() {
     let server = Server::start().await;
     let pool = &server.database.pool;
     seed(pool, 3).await;
     let mut watch = Watch::open(&server, "second").await;
-    let mut client = client(&server).await;
-    let mut open = client.begin().await.unwrap();
-    open.execute(TRANSFER).await.unwrap();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut transaction = pool.begin().await.unwrap();
+        transaction.execute(TRANSFER).await.unwrap();
+        open.push(transaction);
+    }
     for _ in 0..5 {
         pool.execute(TRANSFER).await.unwrap();
     }
     watch.converges(pool).await;
-    open.commit().await.unwrap();
+    for transaction in open {
+        transaction.commit().await.unwrap();
+    }
     watch.converges(pool).await;
-    assert_eq!(watch.view.total("transfers"), 6);
+    assert_eq!(watch.view.total("transfers"), 8);
 }
 
 /// A transfer as COPY reads it.

@@ -19,5 +19,5 @@ mod parents;
 mod reporting;
 mod service;
 mod smoke;
-mod writer;
 mod upgrade;
+mod writer;

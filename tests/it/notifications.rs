@@ -140,16 +140,26 @@ async fn a_statement_is_told_once_however_many_rows_it_has() {
     assert_eq!(heard[0].1["deltas"][0][3], 5_000, "rows of the same moment are one delta: {heard:?}");
 }
 
-/// Commits that notify wait for each other; so of those that run at the same time one does, and is heard by who sweeps.
+/// Commits that notify wait for each other; so of those that run at the same time only three do.
 #[tokio::test]
-async fn of_transactions_that_run_at_the_same_time_one_tells() {
+async fn of_transactions_that_run_at_the_same_time_three_tell() {
     let name = new_database().await;
     let (mut first, mut listener) = start_on(&name).await;
-    let mut second = PgConnection::connect(&url(&name).await).await.unwrap();
+    let url = url(&name).await;
     let mut open = first.begin().await.unwrap();
     open.execute(TRANSFER).await.unwrap();
+    let mut second = PgConnection::connect(&url).await.unwrap();
     second.execute(TRANSFER).await.unwrap();
-    assert_eq!(listener.all().await, [], "one is silent, the other not committed");
+    assert_eq!(listener.all().await.len(), 1, "one that stays open keeps nobody else quiet");
+    let mut more = Vec::new();
+    for _ in 0..2 {
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        connection.execute("begin").await.unwrap();
+        connection.execute(TRANSFER).await.unwrap();
+        more.push(connection);
+    }
+    second.execute(TRANSFER).await.unwrap();
+    assert_eq!(listener.all().await, [], "one is silent, the others are not committed");
     open.execute("insert into users default values").await.unwrap();
     open.commit().await.unwrap();
     let channels: Vec<_> = listener.all().await.into_iter().map(|(channel, _)| channel).collect();
