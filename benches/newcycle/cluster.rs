@@ -76,6 +76,11 @@ impl Cluster {
         self.execute("postgres", "checkpoint").await
     }
 
+    /// A connection of one's own.
+    pub(crate) async fn connect(&self, database: &str) -> Outcome<Client> {
+        connect(&self.endpoint, database).await
+    }
+
     pub(crate) async fn execute(&self, database: &str, statements: &str) -> Outcome<()> {
         execute(&self.endpoint, database, statements).await
     }

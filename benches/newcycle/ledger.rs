@@ -1,9 +1,16 @@
 //! A ledger of many millions of events, made as fast as Postgres can.
 
+use std::ops::RangeInclusive;
 use std::time::Instant;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::SinkExt;
+use futures_util::future::try_join_all;
+use uuid::Uuid;
 
 use crate::cluster::{BASE_ITEMS, Cluster, TEMPLATE, base_item};
 use crate::figures::number;
+use crate::schedule::Random;
 use crate::{Outcome, tell};
 
 /// Over how many seconds before now the events are spread: four years.
@@ -17,6 +24,10 @@ pub(crate) const SETTINGS: [(&str, &str); 5] = [
     ("maintenance_work_mem", "1GB"),
     ("autovacuum", "off"),
 ];
+/// What is sent to Postgres at once.
+const PIECE: usize = 256 * 1024;
+/// Postgres counts microseconds from the year 2000 on.
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 /// For the session that counts everything anew.
 const REBUILD: &str = "set work_mem = '256MB'; select statistics.rebuild()";
 
@@ -31,18 +42,14 @@ pub(crate) async fn make(cluster: &Cluster, database: &str, events: u64, now: i6
     let indexes = set_aside(cluster, database).await?;
     let sessions = std::thread::available_parallelism()?.get() as u64;
     let parts = (0..sessions).map(|part| {
-        let (first, last) = (events * part / sessions + 1, events * (part + 1) / sessions);
-        let statement = insert(first, last, events, now);
-        async move { cluster.execute(database, &statement).await }
+        let rows = events * part / sessions + 1..=events * (part + 1) / sessions;
+        load(cluster, database, rows, events, now)
     });
-    futures_util::future::try_join_all(parts).await?;
+    try_join_all(parts).await?;
     step(&format!("{} items", number(events as f64)), begin);
 
     let begin = Instant::now();
-    futures_util::future::try_join_all(
-        indexes.made_side_by_side.iter().map(|statement| cluster.execute(database, statement)),
-    )
-    .await?;
+    try_join_all(indexes.made_side_by_side.iter().map(|statement| cluster.execute(database, statement))).await?;
     for statement in &indexes.made_afterwards {
         cluster.execute(database, statement).await?;
     }
@@ -59,27 +66,38 @@ pub(crate) async fn make(cluster: &Cluster, database: &str, events: u64, now: i6
     Ok(())
 }
 
-/// Rows `first..=last` of `events`, oldest first. The triggers and foreign keys are silent for a session that says it
-/// replays what another server has checked. The ids are time-ordered as the ledger's own, but made with arithmetic.
-fn insert(first: u64, last: u64, events: u64, now: i64) -> String {
-    let base_items: Vec<_> = (0..BASE_ITEMS).map(base_item).collect();
-    let base_items = base_items.join(",");
-    format!(
-        "set session_replication_role = replica;
-        insert into items (id, base_item_id, created_at)
-        select
-            encode(
-                int8send(((extract(epoch from at) * 1000)::bigint << 16) | 28672 | (n & 4095))
-                    || int8send((-9223372036854775808)::bigint | n),
-                'hex')::uuid,
-            ('{{{base_items}}}'::uuid[])[1 + (hashint8(n) & {mask})],
-            at
-        from generate_series({first}::bigint, {last}) n
-        cross join lateral (
-            select to_timestamp({now} - {SPAN_SECONDS} * (({events} - n) / {events}::float8) ^ 2) as at offset 0
-        ) as moments",
-        mask = BASE_ITEMS - 1,
-    )
+/// Rows `first..=last` of `events`, oldest first, in binary form. The triggers are silent for a session that says it
+/// replays what another server has checked.
+async fn load(cluster: &Cluster, database: &str, rows: RangeInclusive<u64>, events: u64, now: i64) -> Outcome<()> {
+    let client = cluster.connect(database).await?;
+    client.batch_execute("set session_replication_role = replica").await?;
+    let statement = "copy items (id, base_item_id, created_at) from stdin with (format binary)";
+    let mut sink = std::pin::pin!(client.copy_in::<_, Bytes>(statement).await?);
+    let base_items = (0..BASE_ITEMS).map(|number| base_item(number).parse()).collect::<Result<Vec<Uuid>, _>>()?;
+    let mut random = Random::new();
+    let mut piece = BytesMut::new();
+    piece.extend_from_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
+    for row in rows {
+        let age = f64::from(SPAN_SECONDS) * ((events - row) as f64 / events as f64).powi(2);
+        let microseconds = now * 1_000_000 - (age * 1e6) as i64;
+        let milliseconds = u64::try_from(microseconds / 1_000)?;
+        // Version 7: milliseconds, then what tells them apart; the variant is in the two highest bits of the second half.
+        let id = u128::from((milliseconds << 16) | 0x7000 | (row & 0xfff)) << 64 | u128::from(row | 1 << 63);
+        piece.put_i16(3);
+        piece.put_i32(16);
+        piece.put_u128(id);
+        piece.put_i32(16);
+        piece.put_u128(random.of(&base_items).as_u128());
+        piece.put_i32(8);
+        piece.put_i64(microseconds - POSTGRES_EPOCH);
+        if piece.len() >= PIECE {
+            sink.send(piece.split().freeze()).await?;
+        }
+    }
+    piece.put_i16(-1);
+    sink.send(piece.freeze()).await?;
+    sink.finish().await?;
+    Ok(())
 }
 
 /// How to make again what was dropped.
