@@ -57,7 +57,7 @@ struct Side {
 pub(super) async fn measure(run: &Run) -> Outcome<Section> {
     Cluster::with(run, &ledger::SETTINGS, async |cluster: &Cluster| {
         let mut section = Section::new("Statistics queries");
-        section.versions.push(("Postgres", cluster.version().await?));
+        section.versions.push(("Postgres, pgbench, psql", cluster.version().await?));
         let now = Utc::now();
         let (mut few, mut many) = (
             Side::make(run, cluster, FEW, run.plan.few_events, now).await?,
@@ -67,15 +67,15 @@ pub(super) async fn measure(run: &Run) -> Outcome<Section> {
             side.check()?;
         }
         for number in (0..run.plan.queries).step_by(WARM_UP) {
-            ask(run, now, number, [&mut few, &mut many])?;
+            ask(run, now, number, [&mut few, &mut many]).await?;
         }
         for side in [&mut few, &mut many] {
             side.taken.iter_mut().for_each(Latencies::reset);
         }
         for number in 0..run.plan.queries {
-            ask(run, now, number, [&mut few, &mut many])?;
+            ask(run, now, number, [&mut few, &mut many]).await?;
         }
-        let opened = open_streams(run, many.server.address)?;
+        let opened = open_streams(run, many.server.address).await?;
         for side in [&few, &many] {
             let all = together(&side.taken)?;
             let [p50, p99] = [0.5, 0.99].map(|quantile| show(millis(&all, quantile), Unit::Milliseconds));
@@ -120,7 +120,9 @@ impl Side {
 }
 
 /// The n-th query of every resolution and zone, of both ledgers in turns.
-fn ask(run: &Run, now: DateTime<Utc>, number: usize, sides: [&mut Side; 2]) -> Outcome<()> {
+async fn ask(run: &Run, now: DateTime<Utc>, number: usize, sides: [&mut Side; 2]) -> Outcome<()> {
+    // One query after the other leaves no time to be interrupted otherwise.
+    tokio::task::yield_now().await;
     // As the events: the nearer to now, the denser.
     let back = f64::from(ledger::SPAN_SECONDS) * (number as f64 / run.plan.queries as f64).powi(2);
     let to = (now - Duration::from_secs_f64(back)).to_rfc3339_opts(SecondsFormat::Millis, true);
@@ -143,9 +145,10 @@ fn ask(run: &Run, now: DateTime<Utc>, number: usize, sides: [&mut Side; 2]) -> O
 }
 
 /// From connecting to the last of the snapshots.
-fn open_streams(run: &Run, address: SocketAddr) -> Outcome<Latencies> {
+async fn open_streams(run: &Run, address: SocketAddr) -> Outcome<Latencies> {
     let mut taken = latencies();
     for number in 0..run.plan.openings {
+        tokio::task::yield_now().await;
         let resolution = RESOLUTIONS[number % RESOLUTIONS.len()];
         let zone = ZONES[number / RESOLUTIONS.len() % ZONES.len()];
         let window = FIRST_WINDOW + number;
