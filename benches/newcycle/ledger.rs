@@ -8,13 +8,15 @@ use futures_util::SinkExt;
 use futures_util::future::try_join_all;
 use uuid::Uuid;
 
-use crate::cluster::{BASE_ITEMS, Cluster, TEMPLATE, base_item};
+use crate::cluster::{Cluster, TEMPLATE, base_item};
 use crate::figures::number;
 use crate::schedule::Random;
 use crate::{Outcome, tell};
 
 /// Over how many seconds before now the events are spread: four years.
 pub(crate) const SPAN_SECONDS: u32 = 4 * 365 * 86_400;
+/// Of so many base items.
+pub(crate) const KINDS: usize = 5;
 /// What Postgres is given to make it with. WAL of the bulk is not needed by anyone, checkpoints only get in the way, and
 /// vacuum comes when we say so; reading, which is what is measured afterwards, is not touched by any of it.
 pub(crate) const SETTINGS: [(&str, &str); 5] = [
@@ -73,7 +75,7 @@ async fn load(cluster: &Cluster, database: &str, rows: RangeInclusive<u64>, even
     client.batch_execute("set session_replication_role = replica").await?;
     let statement = "copy items (id, base_item_id, created_at) from stdin with (format binary)";
     let mut sink = std::pin::pin!(client.copy_in::<_, Bytes>(statement).await?);
-    let base_items = (0..BASE_ITEMS).map(|number| base_item(number).parse()).collect::<Result<Vec<Uuid>, _>>()?;
+    let base_items = (0..KINDS).map(|number| base_item(number).parse()).collect::<Result<Vec<Uuid>, _>>()?;
     let mut random = Random::new();
     let mut piece = BytesMut::new();
     piece.extend_from_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");

@@ -215,7 +215,7 @@ fn describe(run: &Run, section: &mut Section, few: &Side, many: &Side, opened: &
          measuring, the sums by day, week, month, quarter and year in both zones are checked to be all events. The \
          settings with which Postgres makes them so fast (WAL at its minimum, autovacuum off, much memory for indexes) \
          stay while reading.",
-        crate::cluster::BASE_ITEMS
+        ledger::KINDS
     ));
     section.say(&format!(
         "`GET /statistics/item-creation/{{resolution}}?timezone={{zone}}&limit=1000&to={{moment}}` over one keep-alive \
