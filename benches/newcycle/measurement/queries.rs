@@ -59,10 +59,12 @@ pub(super) async fn measure(run: &Run) -> Outcome<Section> {
         let mut section = Section::new("Statistics queries");
         section.versions.push(("Postgres, pgbench, psql", cluster.version().await?));
         let now = Utc::now();
-        let (mut few, mut many) = (
-            Side::make(run, cluster, FEW, run.plan.few_events, now).await?,
-            Side::make(run, cluster, MANY, run.plan.many_events, now).await?,
-        );
+        tokio::try_join!(
+            ledger::make(cluster, FEW, run.plan.few_events, now.timestamp()),
+            ledger::make(cluster, MANY, run.plan.many_events, now.timestamp()),
+        )?;
+        let mut few = Side::start(run, cluster, FEW, run.plan.few_events).await?;
+        let mut many = Side::start(run, cluster, MANY, run.plan.many_events).await?;
         for side in [&mut few, &mut many] {
             side.check()?;
         }
@@ -91,8 +93,7 @@ pub(super) async fn measure(run: &Run) -> Outcome<Section> {
 }
 
 impl Side {
-    async fn make(run: &Run, cluster: &Cluster, database: &str, events: u64, now: DateTime<Utc>) -> Outcome<Self> {
-        ledger::make(cluster, database, events, now.timestamp()).await?;
+    async fn start(run: &Run, cluster: &Cluster, database: &str, events: u64) -> Outcome<Self> {
         let server = Server::start(run, &cluster.url(database)).await?;
         let connection = Connection::open(server.address)?;
         Ok(Self { events, server, connection, taken: RESOLUTIONS.map(|_| latencies()).to_vec() })
