@@ -63,7 +63,7 @@ test-browser: have-cargo postgres dashboard ## the dashboard in a real browser, 
 # Measuring
 
 # `make bench only="fan-out latency"` for some of it, `make bench quick=1` to try the bench itself.
-bench: have-cargo postgres dashboard ## measure this machine's newcycle, against pgbench and nchan: benches/RESULTS.md
+bench: have-cargo postgres dashboard ## measure rates, latencies and memory on this machine: benches/RESULTS.md
 	@cargo bench --locked --bench newcycle -- $(only) $(if $(quick),--quick)
 
 # What cannot be fetched for you

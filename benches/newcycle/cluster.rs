@@ -1,6 +1,7 @@
 //! A Postgres for one measurement, with fsync on, as newcycle itself runs it.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use newcycle::database::Database;
 use newcycle::database::embedded::{EmbeddedPostgres, Endpoint, Settings, USER};
@@ -12,6 +13,9 @@ use crate::{Outcome, Run, child};
 pub(crate) const TEMPLATE: &str = "prepared";
 /// So many kinds of items, taken in turns. More than one, since all writers of one would lock the same row.
 pub(crate) const BASE_ITEMS: usize = 16;
+
+/// Each has a directory of its own: an earlier one that was given up may not have ended yet.
+static CLUSTERS: AtomicU32 = AtomicU32::new(1);
 
 /// A running Postgres.
 #[derive(Debug)]
@@ -28,7 +32,7 @@ impl Cluster {
         settings: &[(&str, &str)],
         work: impl AsyncFnOnce(&Self) -> Outcome<T>,
     ) -> Outcome<T> {
-        let directory = run.directory.join("postgres");
+        let directory = run.directory.join(format!("postgres-{}", CLUSTERS.fetch_add(1, Ordering::Relaxed)));
         let mut postgres = EmbeddedPostgres::start(Settings::new(&directory)).await?;
         if !settings.is_empty() {
             for (name, value) in settings {
@@ -74,6 +78,11 @@ impl Cluster {
     /// What was written before should not be written to the disk while the next thing is measured.
     pub(crate) async fn settle(&self) -> Outcome<()> {
         self.execute("postgres", "checkpoint").await
+    }
+
+    /// A connection of one's own.
+    pub(crate) async fn connect(&self, database: &str) -> Outcome<Client> {
+        connect(&self.endpoint, database).await
     }
 
     pub(crate) async fn execute(&self, database: &str, statements: &str) -> Outcome<()> {

@@ -37,6 +37,8 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 use measurement::Measurement;
 use plan::Plan;
@@ -47,6 +49,8 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// One for each of 10,000 streams and then some; what a process may have at most on many machines.
 const OPEN_FILES: u64 = 20_000;
+/// The longest takes a few minutes on a small machine. What takes longer than this is given up, so that the rest is done.
+const MEASUREMENT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Postgres writes a last checkpoint into the directory when we are interrupted; then it can be removed.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a removal is tried.
@@ -82,7 +86,7 @@ async fn main() -> ExitCode {
     let directory = run_directory();
     let outcome = tokio::select! {
         outcome = measure(&arguments, &directory) => outcome,
-        _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+        _ = interruption() => Err("interrupted".into()),
     };
     remove(&directory);
     // Not by returning: load that is still under way after an interruption would be waited for.
@@ -95,6 +99,16 @@ async fn main() -> ExitCode {
     })
 }
 
+/// Ctrl-C, or what `timeout` sends.
+async fn interruption() -> Outcome<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
 async fn measure(arguments: &Arguments, directory: &Path) -> Outcome<()> {
     std::fs::create_dir_all(directory)?;
     raise_open_files()?;
@@ -103,12 +117,14 @@ async fn measure(arguments: &Arguments, directory: &Path) -> Outcome<()> {
     let chosen = if arguments.only.is_empty() { Measurement::ALL.to_vec() } else { arguments.only.clone() };
     let whole = arguments.only.is_empty() && !arguments.quick && arguments.events.is_none();
 
-    let mut report = Report::new(machine::describe(directory)?);
+    let mut report = Report::new(machine::describe(directory)?, whole);
     let mut failed = Vec::new();
     for measurement in chosen {
         tell(&format!("\n{measurement}"));
         let started = Instant::now();
-        match measurement.take(&run).await {
+        let taken = timeout(MEASUREMENT_TIMEOUT, measurement.take(&run)).await;
+        let taken = taken.unwrap_or_else(|_| Err(format!("not done after {} s", MEASUREMENT_TIMEOUT.as_secs()).into()));
+        match taken {
             Ok(section) => report.sections.push(section),
             Err(error) => {
                 tell(&format!("  failed: {error}"));

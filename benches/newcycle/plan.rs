@@ -29,9 +29,9 @@ pub(crate) struct Plan {
     pub(crate) few_events: u64,
     /// Events of the large one.
     pub(crate) many_events: u64,
-    /// Queries for each resolution, zone and ledger.
+    /// Queries for each resolution, zone and ledger in a repetition.
     pub(crate) queries: usize,
-    /// Streams opened on the large ledger.
+    /// Streams opened on the large ledger in a repetition.
     pub(crate) openings: usize,
 }
 
@@ -55,8 +55,8 @@ impl Plan {
             bulk_rows: 300_000,
             few_events: 1_000_000,
             many_events: 50_000_000,
-            queries: 100,
-            openings: 100,
+            queries: 50,
+            openings: 50,
         }
     }
 

@@ -22,7 +22,13 @@ pub(crate) fn bars(title: &str, bars: &[(String, Spread)]) -> Outcome<String> {
             .margin(16)
             .x_label_area_size(32)
             .build_cartesian_2d(0.0..most * 1.15, 0.0..rows)?;
-        chart.configure_mesh().disable_y_mesh().disable_y_axis().x_label_formatter(&|value| number(*value)).draw()?;
+        chart
+            .configure_mesh()
+            .disable_y_mesh()
+            .disable_y_axis()
+            .light_line_style(TRANSPARENT)
+            .x_label_formatter(&tick)
+            .draw()?;
         for (position, (name, spread)) in bars.iter().enumerate() {
             let middle = rows - position as f64 - 0.5;
             let colour = if name.starts_with("newcycle") { COLOURS[0] } else { COLOURS[1] };
@@ -64,7 +70,7 @@ pub(crate) fn percentiles(title: &str, curves: &[(String, Latencies)]) -> Outcom
             .configure_mesh()
             .x_labels(5)
             .x_label_formatter(&percent)
-            .y_label_formatter(&|millis| number(*millis))
+            .y_label_formatter(&tick)
             .x_desc("so many are not slower")
             .y_desc("milliseconds")
             .light_line_style(TRANSPARENT)
@@ -75,7 +81,7 @@ pub(crate) fn percentiles(title: &str, curves: &[(String, Latencies)]) -> Outcom
                 .label(*name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
         }
-        legend(&mut chart)?;
+        legend(&mut chart, SeriesLabelPosition::LowerRight)?;
         area.present()?;
         Ok(())
     })
@@ -99,7 +105,7 @@ pub(crate) fn lines(title: &str, places: &[&str], lines: &[(String, Vec<f64>)]) 
             .configure_mesh()
             .x_labels(2 * places.len())
             .x_label_formatter(&name)
-            .y_label_formatter(&|millis| number(*millis))
+            .y_label_formatter(&tick)
             .y_desc("milliseconds")
             .light_line_style(TRANSPARENT)
             .disable_x_mesh()
@@ -112,13 +118,13 @@ pub(crate) fn lines(title: &str, places: &[&str], lines: &[(String, Vec<f64>)]) 
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
             chart.draw_series(points().map(|point| Circle::new(point, 3, colour.filled())))?;
         }
-        legend(&mut chart)?;
+        legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
         area.present()?;
         Ok(())
     })
 }
 
-fn legend<'a, B, X, Y>(chart: &mut ChartContext<'a, B, Cartesian2d<X, Y>>) -> Outcome<()>
+fn legend<'a, B, X, Y>(chart: &mut ChartContext<'a, B, Cartesian2d<X, Y>>, place: SeriesLabelPosition) -> Outcome<()>
 where
     B: DrawingBackend + 'a,
     B::ErrorType: 'static,
@@ -127,12 +133,17 @@ where
 {
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(place)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
         .label_font((FONT, 15))
         .draw()?;
     Ok(())
+}
+
+/// A number at an axis: no more digits than it has.
+fn tick(value: &f64) -> String {
+    if *value < 1_000.0 { format!("{}", (value * 1e6).round() / 1e6) } else { number(*value) }
 }
 
 fn draw(drawing: impl FnOnce(DrawingArea<SVGBackend<'_>, Shift>) -> Outcome<()>) -> Outcome<String> {

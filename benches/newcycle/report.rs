@@ -28,6 +28,10 @@ figures for everything together on so many cores, not for the server alone.
 - A bar is what was set as the aim before measuring. One that is missed is shown as such, and is no failure of the bench.
 ";
 
+const PART: &str = "
+**Only a part of the bench, or a short run of it to try it: these figures are not for comparing.**
+";
+
 /// A row of the table of bars.
 #[derive(Debug)]
 pub(crate) struct Bar {
@@ -92,13 +96,15 @@ fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
 #[derive(Debug)]
 pub(crate) struct Report {
     machine: Description,
+    /// Whether everything is measured, as long and as large as it should be.
+    whole: bool,
     pub(crate) sections: Vec<Section>,
     pub(crate) took: Duration,
 }
 
 impl Report {
-    pub(crate) fn new(machine: Description) -> Self {
-        Self { machine, sections: Vec::new(), took: Duration::ZERO }
+    pub(crate) fn new(machine: Description, whole: bool) -> Self {
+        Self { machine, whole, sections: Vec::new(), took: Duration::ZERO }
     }
 
     /// The bars.
@@ -112,7 +118,8 @@ impl Report {
     /// Writes it and its plots; where it is.
     pub(crate) fn write(&self, directory: &Path) -> Outcome<PathBuf> {
         fs::create_dir_all(directory)?;
-        let mut text = format!("{INTRODUCTION}\n## Bars\n\n{}\n## Machine\n\n", self.table());
+        let part = if self.whole { "" } else { PART };
+        let mut text = format!("{INTRODUCTION}{part}\n## Bars\n\n{}\n## Machine\n\n", self.table());
         let minutes = self.took.as_secs_f64() / 60.0;
         let mut lines = self.machine.clone();
         for version in self.sections.iter().flat_map(|section| &section.versions) {

@@ -37,7 +37,7 @@ struct Files {
 pub(super) async fn measure(run: &Run) -> Outcome<Section> {
     Cluster::with(run, &[], async |cluster: &Cluster| {
         let mut section = Section::new("Bulk");
-        section.versions.push(("Postgres", cluster.version().await?));
+        section.versions.push(("Postgres, pgbench, psql", cluster.version().await?));
         prepare(cluster).await?;
         let files = write_rows(run, cluster).await?;
         let has_psql = cluster.program("psql", "postgres").is_some();
@@ -153,8 +153,8 @@ fn describe(run: &Run, section: &mut Section, copy: &Spread, post: &Spread) {
     section.say(&format!(
         "{rows} transfers of {} items among {} users, with time-ordered ids and times within the last {} hours, from a \
          file that is in memory. psql: `\\copy` of tab-separated text, the whole run of psql. newcycle: `POST /transfers` \
-         with NDJSON, from connecting to the answer. Both into a copy of the same ledger, with the same indexes, foreign \
-         keys and triggers, while a server listens; all rows in one transaction.",
+         with NDJSON, from connecting to the answer. Both into a copy of the same ledger, with the same indexes, \
+         constraints and triggers, while a server listens; all rows in one transaction.",
         number(f64::from(ITEMS)),
         number(f64::from(USERS)),
         TIME.num_hours()

@@ -42,12 +42,14 @@ struct Figures {
     memory: Spread,
     /// Bytes of an update.
     size: usize,
+    /// How often a stream was told that it is not live.
+    stale: u64,
 }
 
 pub(super) async fn measure(run: &Run) -> Outcome<Section> {
     Cluster::with(run, &[], async |cluster: &Cluster| {
         let mut section = Section::new("Fan-out");
-        section.versions.push(("Postgres", cluster.version().await?));
+        section.versions.push(("Postgres, pgbench, psql", cluster.version().await?));
         let nchan = Installation::find();
         let (mut ours, mut theirs) = (Figures::new(), Figures::new());
         for repetition in 1..=run.plan.repetitions {
@@ -77,6 +79,7 @@ impl Figures {
             p999: Spread::default(),
             memory: Spread::default(),
             size: 0,
+            stale: 0,
         }
     }
 
@@ -120,7 +123,8 @@ async fn newcycle(run: &Run, cluster: &Cluster, figures: &mut Figures) -> Outcom
     let sent = send(server.address, inserts(), due.clone()).await?;
     let survey = watch.until(base + i64::try_from(sent)?, ARRIVAL).await?;
     let arrivals = watch.arrivals()?;
-    if arrivals.len() != due.len() * streams || survey.stale > 0 {
+    figures.stale += survey.stale;
+    if arrivals.len() != due.len() * streams {
         return Err(format!("NOT EXACT: {} of {} values arrived", arrivals.len(), due.len() * streams).into());
     }
     figures.take(due[0], &survey, &since(&due, &arrivals))?;
@@ -231,6 +235,10 @@ fn describe(run: &Run, section: &mut Section, ours: &Figures, theirs: Option<&Fi
     let title = format!("From an update to each of {streams} streams");
     section.plots.push(("fan-out.svg", plot::percentiles(&title, &curves)?));
     let slowest = show(millis(&ours.latencies, 1.0), Unit::Milliseconds);
-    section.say(&format!("The slowest of newcycle's {} deliveries took {slowest}.", ours.latencies.len()));
+    section.say(&format!(
+        "The slowest of newcycle's {} deliveries took {slowest}. {} times a stream was told that it was not live.",
+        number(ours.latencies.len() as f64),
+        ours.stale
+    ));
     Ok(())
 }

@@ -28,7 +28,7 @@ struct Figures {
 pub(super) async fn measure(run: &Run) -> Outcome<Section> {
     Cluster::with(run, &[], async |cluster: &Cluster| {
         let mut section = Section::new("Foreign writers");
-        section.versions.push(("Postgres", cluster.version().await?));
+        section.versions.push(("Postgres, pgbench, psql", cluster.version().await?));
         let what = format!("p99 of other programs' inserts, {CLIENTS} connections, {RATE}/s");
         let bar = format!("≤ {BAR_RATIO} × without newcycle's triggers");
         if !pgbench::is_there(cluster) {
@@ -47,8 +47,8 @@ pub(super) async fn measure(run: &Run) -> Outcome<Section> {
         section.bars.push(Bar::new(what, bar, measured, ratio <= BAR_RATIO));
         section.say(&format!(
             "pgbench with {CLIENTS} connections inserts {RATE} items a second, one a transaction, at random moments (an \
-             open loop: a latency begins when the transaction was to begin). Once into plain tables (the same columns, \
-             indexes and foreign keys), once into newcycle's, whose triggers count and notify while a server listens."
+             open loop: a latency begins when the transaction was to begin). Once into plain tables (the same columns \
+             and indexes, foreign keys), once into newcycle's, whose triggers count and notify while a server listens."
         ));
         section.table(&["", "p50", "p99", "p99.9"], [plain.row("plain tables"), triggered.row("newcycle's tables")]);
         Ok(section)

@@ -27,7 +27,7 @@ const STREAM: &str = "/statistics/stream?metrics=item-creation&resolution=year";
 pub(super) async fn measure(run: &Run) -> Outcome<Section> {
     Cluster::with(run, &[("track_commit_timestamp", "on")], async |cluster: &Cluster| {
         let mut section = Section::new("Latency of streams");
-        section.versions.push(("Postgres", cluster.version().await?));
+        section.versions.push(("Postgres, pgbench, psql", cluster.version().await?));
         let mut all = latencies();
         let [mut p50, mut p99, mut p999] = [Spread::default(), Spread::default(), Spread::default()];
         let [mut commit_p50, mut commit_p99] = [Spread::default(), Spread::default()];
