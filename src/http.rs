@@ -5,6 +5,7 @@
 
 mod assets;
 mod base_items;
+mod connection;
 mod document;
 mod extract;
 mod health;
@@ -35,6 +36,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::hub::Hub;
 use crate::statistics::{Metric, Resolution};
+pub use connection::serve;
 pub use problem::Problem;
 pub use rows::parse;
 
