@@ -6,6 +6,7 @@
 mod assets;
 mod base_items;
 mod boundary;
+mod connection;
 mod document;
 mod extract;
 mod health;
@@ -38,6 +39,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::hub::Hub;
 use crate::ledger::{Writer, writer};
 use crate::statistics::{Metric, Resolution};
+pub use connection::serve;
 pub use problem::Problem;
 pub use rows::parse;
 

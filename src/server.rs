@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,9 +19,6 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Why the server stopped by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// A socket failed.
-    #[error("cannot serve")]
-    Serve(#[source] std::io::Error),
     /// A part of the server failed, without which streams would show old figures and call them live.
     #[error("a part of the server ended by itself; what it said stands above in the log")]
     TaskEnded,
@@ -51,15 +47,13 @@ pub async fn run(
     let router = http::router(App::start(database.pool.clone(), hub, &mut writers));
     let mut servers = JoinSet::new();
     for listener in listeners {
-        // Messages are small and written whole: waiting for more to fill a packet would only delay them.
-        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let serve = axum::serve(listener, router.clone()).with_graceful_shutdown(stop.clone().cancelled_owned());
-        servers.spawn(serve.into_future());
+        servers.spawn(http::serve(listener, router.clone(), stop.clone()));
     }
     let outcome = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
-        Some(Ok(Err(error))) = servers.join_next() => Err(ServerError::Serve(error)),
-        Some(_) = async { tokio::select! { ended = tasks.join_next() => ended, ended = writers.join_next() => ended } } => if shutdown.is_cancelled() { Ok(()) } else { Err(ServerError::TaskEnded) },
+        Some(_) = servers.join_next() => if shutdown.is_cancelled() { Ok(()) } else { Err(ServerError::TaskEnded) },
+        Some(_) = tasks.join_next() => if shutdown.is_cancelled() { Ok(()) } else { Err(ServerError::TaskEnded) },
+        Some(_) = writers.join_next() => Err(ServerError::TaskEnded),
         () = database.embedded_exit() => Err(ServerError::PostgresEnded),
     };
     stop.cancel();

@@ -1,19 +1,21 @@
 //! A hub subscription as a response of server-sent events.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::stream;
 use sqlx::PgPool;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
+use super::connection::Takeover;
 use super::problem::Problem;
 use crate::hub::{Hub, Step, Subscription, Topic};
-use crate::statistics::query;
+use crate::statistics::{Delta, Position, query};
 
 /// How long readers wait before they connect again, by chance within these bounds: when a server stops, they should not
 /// all come to the next one in the same second.
@@ -28,47 +30,143 @@ pub(super) fn stream(
     topic: Topic,
     headers: &HeaderMap,
     interval: Option<Duration>,
+    takeover: Takeover,
 ) -> Result<Response, Problem> {
     let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let resume = last_id.and_then(|id| topic.position_of(id));
     let subscription = hub.subscribe(topic, resume, interval)?;
-    let messages = stream::unfold(Some((subscription, pool, true)), |state| async move {
-        let (mut subscription, pool, first) = state?;
-        if first {
-            return Some((Ok::<_, std::convert::Infallible>(retry()), Some((subscription, pool, false))));
-        }
-        match next(&mut subscription, &pool).await {
-            Some(bytes) => Some((Ok(bytes), Some((subscription, pool, false)))),
-            None => Some((Ok(retry()), None)),
-        }
-    });
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
         // Proxies that collect before they pass on (nginx) do not with this.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((headers, Body::from_stream(messages)).into_response())
+    Ok((headers, takeover.body(Stream { subscription, pool })).into_response())
 }
 
-async fn next(subscription: &mut Subscription, pool: &PgPool) -> Option<Bytes> {
-    loop {
-        match subscription.next().await {
-            Step::Send(bytes) => return Some(bytes),
-            Step::End => return None,
-            Step::LookUp(position) => {
-                let changes = tokio::time::timeout(LOOK_UP_TIMEOUT, query::changes_since(pool, &position)).await;
-                let missed = match changes {
-                    Ok(Ok(changes)) => changes.deltas,
-                    Ok(Err(error)) => {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "a stream cannot be resumed");
-                        None
-                    }
-                    Err(_too_long) => None,
-                };
-                subscription.resume(missed);
+/// How messages are told apart from what HTTP has to say.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Framing {
+    /// Chunks (RFC 9112, 7.1).
+    Chunked,
+    /// None: HTTP/1.0 ends a body with its connection.
+    None,
+}
+
+/// A subscription that writes to its reader. There are thousands of these, so what is seldom needed is in a box.
+pub(super) struct Stream {
+    subscription: Subscription,
+    pool: PgPool,
+}
+
+impl Stream {
+    /// Goes on, after the response's head, until either side ends it.
+    pub(super) async fn run(mut self, socket: TcpStream, framing: Framing, stop: CancellationToken) {
+        let writer = Writer { socket: &socket, framing, stop: &stop };
+        let telling = async {
+            writer.write(retry()).await?;
+            while let Some(messages) = self.next().await {
+                writer.write(messages).await?;
+            }
+            writer.write_last(&retry())
+        };
+        tokio::select! {
+            biased;
+            () = gone(&socket) => {}
+            // A reader who cannot be told any more has left.
+            _ = telling => {}
+        }
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            match self.subscription.next().await {
+                Step::Send(bytes) => return Some(bytes),
+                Step::End => return None,
+                Step::LookUp(position) => {
+                    let missed = Box::pin(look_up(&self.pool, &position)).await;
+                    self.subscription.resume(missed);
+                }
             }
         }
+    }
+}
+
+async fn look_up(pool: &PgPool, position: &Position) -> Option<Vec<Delta>> {
+    match tokio::time::timeout(LOOK_UP_TIMEOUT, query::changes_since(pool, position)).await {
+        Ok(Ok(changes)) => changes.deltas,
+        Ok(Err(error)) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a stream cannot be resumed");
+            None
+        }
+        Err(_too_long) => None,
+    }
+}
+
+/// Waits until the reader has closed the connection. What it sends meanwhile is of no interest.
+async fn gone(socket: &TcpStream) {
+    while socket.readable().await.is_ok() {
+        match socket.try_read(&mut [0; 512]) {
+            Ok(0) => return,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+            _ => {}
+        }
+    }
+}
+
+struct Writer<'a> {
+    socket: &'a TcpStream,
+    framing: Framing,
+    stop: &'a CancellationToken,
+}
+
+impl Writer<'_> {
+    /// Writes messages from the buffer that they share with other streams: most often in one call to the kernel.
+    async fn write(&self, messages: Bytes) -> io::Result<()> {
+        let mut written = 0;
+        loop {
+            match self.try_write(&messages, written, b"") {
+                Ok(None) => return Ok(()),
+                Ok(Some(now_written)) => written = now_written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Box::pin(self.writable()).await?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Writes the last messages if there is room for them: whoever stops does not wait for slow readers.
+    fn write_last(&self, messages: &Bytes) -> io::Result<()> {
+        let end: &[u8] = match self.framing {
+            Framing::Chunked => b"0\r\n\r\n",
+            Framing::None => b"",
+        };
+        self.try_write(messages, 0, end).map(drop)
+    }
+
+    /// Writes as much as there is room for: how much has been written then, or nothing if that was all.
+    fn try_write(&self, messages: &Bytes, written: usize, end: &[u8]) -> io::Result<Option<usize>> {
+        let mut size = [0; 20];
+        let mut slices = match self.framing {
+            Framing::Chunked => {
+                let mut rest = &mut size[..];
+                write!(rest, "{:x}\r\n", messages.len())?;
+                let unused = rest.len();
+                let used = size.len() - unused;
+                [&size[..used], messages, b"\r\n", end].map(IoSlice::new)
+            }
+            Framing::None => [&[], &messages[..], &[], end].map(IoSlice::new),
+        };
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        let mut slices = &mut slices[..];
+        IoSlice::advance_slices(&mut slices, written);
+        let written = written + self.socket.try_write_vectored(slices)?;
+        Ok((written < length).then_some(written))
+    }
+
+    /// Waits until there is room, or for the stop.
+    async fn writable(&self) -> io::Result<()> {
+        let room = self.stop.run_until_cancelled(self.socket.writable()).await;
+        room.unwrap_or_else(|| Err(io::ErrorKind::Interrupted.into()))
     }
 }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
+use super::connection::Takeover;
 use super::document::QueryProblems;
 use super::extract::{Path, Query, moment};
 use super::problem::Problem;
@@ -98,6 +99,7 @@ async fn counts(
     State(hub): State<Arc<Hub>>,
     Path((metric, resolution)): Path<(String, String)>,
     Query(query): Query<CountsQuery>,
+    Extension(takeover): Extension<Takeover>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let metric = parse_metric(&metric, "metric")?;
@@ -113,7 +115,7 @@ async fn counts(
     let key = SeriesKey { metric, calendar, base_item: query.base_item_id, extent };
     if wants_events(&headers) {
         let topic = Topic::new(vec![key], Format::Array { fill: query.fill.is_some() });
-        return sse::stream(&hub, pool, topic, &headers, None);
+        return sse::stream(&hub, pool, topic, &headers, None, takeover);
     }
     let mut connection = pool.acquire().await?;
     let now = hub.now();
@@ -170,6 +172,7 @@ async fn stream(
     State(pool): State<PgPool>,
     State(hub): State<Arc<Hub>>,
     Query(query): Query<StreamQuery>,
+    Extension(takeover): Extension<Takeover>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let mut metrics = Vec::new();
@@ -196,7 +199,7 @@ async fn stream(
         .into_iter()
         .map(|metric| SeriesKey { metric, calendar, base_item: query.base_item_id, extent: Extent::Window(window) })
         .collect();
-    sse::stream(&hub, pool, Topic::new(series, Format::Events), &headers, interval)
+    sse::stream(&hub, pool, Topic::new(series, Format::Events), &headers, interval, takeover)
 }
 
 fn parse_metric(name: &str, field: &str) -> Result<Metric, Problem> {

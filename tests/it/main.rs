@@ -6,6 +6,7 @@ mod api;
 mod append_only;
 mod bulk;
 mod calendar;
+mod connections;
 mod counts;
 mod demo;
 mod embedded;
