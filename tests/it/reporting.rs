@@ -256,3 +256,18 @@ async fn buckets_in_sql_are_the_buckets_of_the_server() {
         }
     }
 }
+
+#[tokio::test]
+async fn every_index_says_what_it_is_for() {
+    let database = database().await;
+    let unexplained: Vec<String> = sqlx::query_scalar(
+        "select indexrelid::regclass::text from pg_index join pg_class c on c.oid = indexrelid
+        where c.relnamespace in ('public'::regnamespace, 'statistics'::regnamespace)
+            and not exists (select from pg_constraint where conindid = indexrelid)
+            and obj_description(indexrelid, 'pg_class') is null",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .unwrap();
+    assert!(unexplained.is_empty(), "{unexplained:?}");
+}
