@@ -31,7 +31,14 @@ pub(super) struct Account {
 
 /// Held for as long as the process lives; the kernel lets go of it whatever the process dies of.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "the open file is the lock")] File);
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file is not enough while a child is being started, which has it open until it becomes another program.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
 
 /// What a running Postgres wrote about itself.
 #[derive(Debug)]
