@@ -713,6 +713,7 @@ begin
     where r.metric = of_metric and r.width = 'day' and r.base_item_id = series_id
     into first_day, end_of_last_day;
 
+    -- Arrays come as subqueries where each row needs them: variables would be copied for each row.
     return query
     with cut as materialized (
         select e.n, e.edge, e.anchor,
@@ -754,12 +755,12 @@ begin
         union all
         select c.n, -c.count from corrections c
         union all
-        select width_bucket(r.bucket, anchors), r.count
+        select width_bucket(r.bucket, (select anchors)), r.count
         from statistics.rollups r
         where r.metric = of_metric and r.width = coarse and r.base_item_id = series_id
             and r.bucket >= anchors[1] and r.bucket < anchors[cardinality(anchors)]
         union all
-        select width_bucket(u.bucket, edges), sum(u.count)::bigint
+        select width_bucket(u.bucket, (select edges)), sum(u.count)::bigint
         from statistics.unfolded u
         where u.metric = of_metric and (of_base_item is null or u.base_item_id = of_base_item)
             and u.bucket >= first_edge and u.bucket < last_edge
