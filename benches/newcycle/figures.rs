@@ -83,6 +83,26 @@ impl FromIterator<f64> for Spread {
     }
 }
 
+/// The p50, p99 and p99.9 of repetitions, in milliseconds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Percentiles(pub(crate) [Spread; 3]);
+
+impl Percentiles {
+    pub(crate) fn push(&mut self, latencies: &Latencies) {
+        for (spread, quantile) in self.0.iter_mut().zip([0.5, 0.99, 0.999]) {
+            spread.push(millis(latencies, quantile));
+        }
+    }
+
+    pub(crate) fn p99(&self) -> &Spread {
+        &self.0[1]
+    }
+
+    pub(crate) fn shown(&self) -> [String; 3] {
+        [0, 1, 2].map(|which| self.0[which].show(Unit::Milliseconds).to_string())
+    }
+}
+
 /// A spread as text.
 #[derive(Debug)]
 pub(crate) struct Shown<'a>(&'a Spread, Unit);

@@ -4,9 +4,12 @@
 //! bench starts for each measurement; everything goes over loopback. The load comes from here, from threads that share
 //! the machine's cores with what they measure and therefore do as little as they can.
 //!
-//! - [`measurement`] and its modules: one a measurement, each from setting up to its section of the report;
-//! - [`posts`] sends requests, [`watch`] reads streams, both over epoll; [`inbox`] and [`http`] know the formats;
-//! - [`cluster`], [`server`], [`nchan`], [`pgbench`] run what is measured, [`child`] sees that it ends with us;
+//! - [`measurement`] and its modules: one a measurement, each from setting up to its section of the report; [`plan`] says
+//!   how long and how large;
+//! - [`posts`] sends requests, at once or by a [`schedule`], [`watch`] reads streams, both over epoll ([`poll`]); [`http`]
+//!   and [`inbox`] know the formats;
+//! - [`cluster`], [`server`], [`nchan`], [`pgbench`] run what is measured, [`child`] sees that it ends with us, [`ledger`]
+//!   makes many millions of events;
 //! - [`figures`] are numbers with their spread, [`plot`] draws them, [`report`] writes `RESULTS.md`, [`machine`] says
 //!   on what they were taken.
 //!

@@ -59,7 +59,7 @@ pub(crate) async fn saturate(
     })
 }
 
-/// Inserts items at a rate; the time from when each was to begin.
+/// Inserts items at a rate; how many, and the time from when each was to begin.
 pub(crate) async fn at_rate(
     run: &Run,
     cluster: &Cluster,
@@ -67,7 +67,7 @@ pub(crate) async fn at_rate(
     settings: Settings,
     rate: u32,
     time: Duration,
-) -> Outcome<(Rate, Latencies)> {
+) -> Outcome<(u64, Latencies)> {
     let logs = run.directory.join("pgbench-logs");
     let _ = fs::remove_dir_all(&logs);
     fs::create_dir_all(&logs)?;
@@ -87,7 +87,7 @@ pub(crate) async fn at_rate(
     if transactions == 0 {
         return Err(format!("pgbench did nothing: {output}").into());
     }
-    Ok((Rate { per_second: transactions as f64 / time.as_secs_f64(), transactions }, taken))
+    Ok((transactions, taken))
 }
 
 /// Whether there is one beside this Postgres.

@@ -243,7 +243,7 @@ fn describe(run: &Run, section: &mut Section, few: &Side, many: &Side, figures: 
     let small = number(few.events as f64);
     section.bars.push(Bar::new(
         format!("a statistics query at {size} events: p99 of the slowest resolution"),
-        "≤ 20 ms",
+        format!("≤ {BAR_P99} ms"),
         figures.slowest.show(Unit::Milliseconds).to_string(),
         figures.slowest.median() <= BAR_P99,
     ));
@@ -256,7 +256,7 @@ fn describe(run: &Run, section: &mut Section, few: &Side, many: &Side, figures: 
     ));
     section.bars.push(Bar::new(
         format!("opening a stream of a new series at {size} events: p99"),
-        "≤ 30 ms",
+        format!("≤ {BAR_OPENING} ms"),
         figures.opened_p99.show(Unit::Milliseconds).to_string(),
         figures.opened_p99.median() <= BAR_OPENING,
     ));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cluster::{BASE_ITEMS, Cluster, base_item};
-use crate::figures::{Spread, Unit, millis, number, show};
+use crate::figures::{Percentiles, Spread, Unit, number, show};
 use crate::pgbench::{self, Ids, Settings};
 use crate::posts::{self, Answers};
 use crate::report::{Bar, Section};
@@ -202,9 +202,9 @@ async fn check_dashboards(cluster: &Cluster, watch: &Watch, acknowledged: u64) -
     Ok(())
 }
 
-/// Latencies of requests at a rate that the server can keep, by repetition: p50, p99, p99.9.
-async fn busy(run: &Run, cluster: &Cluster, rate: f64) -> Outcome<[Spread; 3]> {
-    let mut latencies = [Spread::default(), Spread::default(), Spread::default()];
+/// Latencies of requests at a rate that the server can keep.
+async fn busy(run: &Run, cluster: &Cluster, rate: f64) -> Outcome<Percentiles> {
+    let mut percentiles = Percentiles::default();
     for _ in 0..run.plan.repetitions {
         cluster.fresh(DATABASE).await?;
         let server = Server::start(run, &cluster.url(DATABASE)).await?;
@@ -220,14 +220,12 @@ async fn busy(run: &Run, cluster: &Cluster, rate: f64) -> Outcome<[Spread; 3]> {
         let (acknowledged, taken) = tokio::task::spawn_blocking(load).await??;
         server.stop().await?;
         cluster.check_items(DATABASE, acknowledged).await?;
-        for (spread, quantile) in latencies.iter_mut().zip([0.5, 0.99, 0.999]) {
-            spread.push(millis(&taken, quantile));
-        }
+        percentiles.push(&taken);
     }
-    Ok(latencies)
+    Ok(percentiles)
 }
 
-fn describe(run: &Run, section: &mut Section, rates: &Rates, latencies: &[Spread; 3]) -> Outcome<()> {
+fn describe(run: &Run, section: &mut Section, rates: &Rates, latencies: &Percentiles) -> Outcome<()> {
     let [plain, counted, _] = rates.peers.as_slice() else { return Err("three kinds of tables".into()) };
     let best = [plain, counted].map(|(_, _, spread)| spread.median()).into_iter().fold(f64::NAN, f64::max);
     let alone = rates.alone.median();
@@ -280,15 +278,12 @@ fn describe(run: &Run, section: &mut Section, rates: &Rates, latencies: &[Spread
     rows.push(own("newcycle".to_owned(), &rates.alone));
     rows.push(own(format!("newcycle, {} dashboards open", number(run.plan.dashboards as f64)), &rates.watched));
     section.table(&["", "with", "inserts", "newcycle is"], rows);
-    let [p50, p99, p999] = latencies;
+    let [p50, p99, p999] = latencies.shown();
     section.say(&format!(
-        "At {:.0} % of that rate ({}, open loop) a request takes p50 {}, p99 {}, p99.9 {}. When saturated, the server \
+        "At {:.0} % of that rate ({}, open loop) a request takes p50 {p50}, p99 {p99}, p99.9 {p999}. When saturated, the server \
          takes {} µs of processor time a request (Postgres not counted).",
         BUSY * 100.0,
         show(alone * BUSY, Unit::PerSecond),
-        p50.show(Unit::Milliseconds),
-        p99.show(Unit::Milliseconds),
-        p999.show(Unit::Milliseconds),
         number(rates.cost.median()),
     ));
     let mut bars: Vec<_> = rates
