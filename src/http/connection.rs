@@ -45,7 +45,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "connections cannot be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
             }
         }
     }
