@@ -50,7 +50,7 @@ impl Measurement {
     /// The section of one that failed.
     pub(crate) fn failed(self, error: &(dyn Error + Send + Sync)) -> Section {
         let mut section = Section::new(self.to_string());
-        section.bars.push(Bar::not_measured(self.to_string(), "—", format!("failed: {error}")));
+        section.bars.push(Bar::not_measured(self.to_string(), "—", &format!("failed: {error}")));
         section
     }
 }

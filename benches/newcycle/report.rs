@@ -47,8 +47,10 @@ impl Bar {
         Self { what: what.into(), bar: bar.into(), measured: measured.into(), met: Some(met) }
     }
 
-    pub(crate) fn not_measured(what: impl Into<String>, bar: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { what: what.into(), bar: bar.into(), measured: why.into(), met: None }
+    pub(crate) fn not_measured(what: impl Into<String>, bar: impl Into<String>, why: &str) -> Self {
+        // On one line: a table has no room for more.
+        let measured = why.split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { what: what.into(), bar: bar.into(), measured, met: None }
     }
 }
 

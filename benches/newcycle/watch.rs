@@ -126,14 +126,20 @@ impl Watch {
 
     /// Waits until every stream shows this sum.
     pub(crate) async fn until(&self, total: i64, patience: Duration) -> Outcome<Survey> {
+        let survey = self.settled(total, patience).await?;
+        if survey.least < total {
+            return Err(format!("NOT EXACT: {total} are to be seen, a stream shows {}", survey.least).into());
+        }
+        Ok(survey)
+    }
+
+    /// Waits until every stream shows this sum, or no longer.
+    pub(crate) async fn settled(&self, total: i64, patience: Duration) -> Outcome<Survey> {
         let deadline = Instant::now() + patience;
         loop {
             let survey = self.survey()?;
-            if survey.least >= total {
+            if survey.least >= total || Instant::now() > deadline {
                 return Ok(survey);
-            }
-            if Instant::now() > deadline {
-                return Err(format!("NOT EXACT: {total} are to be seen, a stream shows {}", survey.least).into());
             }
             tokio::time::sleep(ARRIVAL_POLL).await;
         }

@@ -146,7 +146,7 @@ fn describe(run: &Run, section: &mut Section, copy: &Spread, post: &Spread) {
     let measured = post.show(Unit::PerSecond);
     let ratio = post.median() / copy.median();
     section.bars.push(if copy.is_empty() {
-        Bar::not_measured(what, bar, format!("{measured}; there is no psql beside this Postgres"))
+        Bar::not_measured(what, bar, &format!("{measured}; there is no psql beside this Postgres"))
     } else {
         Bar::new(what, bar, format!("{measured} = {}", show(ratio, Unit::Times)), ratio >= BAR_RATIO)
     });

@@ -42,6 +42,8 @@ struct Figures {
     size: usize,
     /// How often a stream was told that it is not live.
     stale: u64,
+    /// Messages that did not arrive. Of newcycle's none may be missing, or the bench fails.
+    lost: usize,
 }
 
 pub(super) async fn measure(run: &Run) -> Outcome<Section> {
@@ -76,6 +78,7 @@ impl Figures {
             memory: Spread::default(),
             size: 0,
             stale: 0,
+            lost: 0,
         }
     }
 
@@ -137,13 +140,15 @@ async fn peer(run: &Run, installation: &Installation, size: usize, figures: &mut
     let warm_up = warm_up(run);
     let base = warm_up.len();
     send(nchan.address, messages(1..=base, size), warm_up).await?;
-    watch.until(i64::try_from(base)?, ARRIVAL).await?;
+    watch.settled(i64::try_from(base)?, ARRIVAL).await?;
     watch.record(i64::try_from(base)?)?;
     let due = schedule::steady(Instant::now(), RATE, run.plan.fan_out);
     let total = base + due.len();
     send(nchan.address, messages(base + 1..=total, size), due.clone()).await?;
-    let survey = watch.until(i64::try_from(total)?, ARRIVAL).await?;
-    figures.take(due[0], &survey, &since(&due, &watch.arrivals()?))?;
+    let survey = watch.settled(i64::try_from(total)?, ARRIVAL).await?;
+    let arrivals = watch.arrivals()?;
+    figures.lost += (due.len() * streams).saturating_sub(usize::try_from(survey.updates)?);
+    figures.take(due[0], &survey, &since(&due, &arrivals))?;
     drop(watch);
     nchan.stop().await
 }
@@ -182,7 +187,7 @@ fn describe(run: &Run, section: &mut Section, ours: &Figures, theirs: Option<&Fi
             let measured = format!("{delivered}, nchan {}", theirs.delivered.show(Unit::PerSecond));
             Bar::new(what, format!("≥ nchan's (within {:.0} %)", TOLERANCE * 100.0), measured, met)
         }
-        None => Bar::not_measured(what, "≥ nchan's", format!("{delivered}; there is no nginx with nchan here")),
+        None => Bar::not_measured(what, "≥ nchan's", &format!("{delivered}; there is no nginx with nchan here")),
     });
     let [_, measured, _] = ours.percentiles.shown();
     let met = ours.percentiles.p99().median() <= BAR_P99;
@@ -217,6 +222,9 @@ fn describe(run: &Run, section: &mut Section, ours: &Figures, theirs: Option<&Fi
     let mut rows = vec![row("newcycle", ours)];
     rows.extend(theirs.map(|theirs| row("nginx with nchan", theirs)));
     section.table(&["", "delivered", "p50", "p99", "p99.9", "memory a stream"], rows);
+    if let Some(lost) = theirs.map(|theirs| theirs.lost).filter(|lost| *lost > 0) {
+        section.say(&format!("nchan lost {} messages.", number(lost as f64)));
+    }
     let mut curves = vec![("newcycle".to_owned(), ours.latencies.clone())];
     curves.extend(theirs.map(|theirs| ("nginx with nchan".to_owned(), theirs.latencies.clone())));
     let title = format!("From an update to each of {streams} streams");
