@@ -671,10 +671,10 @@ $$;
 -- for days of 23 and 25 hours.
 --
 -- Each edge is moved to the nearest midnight (UTC), and between midnights whole days are read. What lies between an edge
--- and its midnight is added on one side and taken away on the other: hours up to the hour nearest to the edge, then
--- quarters of an hour, then minutes, and what is left, where clocks once went by the sun, from the ledger. So a day in
--- Berlin takes a day and an hour or two, and one in Kathmandu a day, six hours and a quarter, which were 24 hours and 96
--- quarters. Buckets shorter than days start from the widest rollup that fits all edges, or else from hours.
+-- and its midnight is added on one side and taken away on the other, from the widest rollup that the edge does not cut,
+-- and from the ledger where clocks once went by the sun. So a day in Berlin takes a day and an hour or two, and one in
+-- Kathmandu a day and 23 quarters of an hour, which were 24 hours and 96 quarters. Buckets shorter than days start from
+-- the widest rollup that fits all edges, or else from hours.
 create or replace function statistics.sums(
     of_metric statistics.metric, of_base_item uuid, edges timestamptz[]
 ) returns table (bucket timestamptz, count bigint)
@@ -716,21 +716,21 @@ begin
     -- Arrays come as subqueries where each row needs them: variables would be copied for each row.
     return query
     with cut as materialized (
-        select e.n, e.edge, e.anchor,
-            statistics.floor('hour', e.edge + interval '30 minutes') as hour,
-            statistics.floor('quarter-hour', e.edge + interval '450 seconds') as quarter,
-            statistics.floor('minute', e.edge) as minute
+        select e.n, e.edge, e.anchor, statistics.floor('minute', e.edge) as minute
         from unnest(edges, anchors) with ordinality as e (edge, anchor, n)
         where e.edge <> e.anchor and e.edge > first_day - interval '1 day' and e.edge < end_of_last_day + interval '1 day'
     ), spans as materialized (
-        select c.n, w.width, least(w.low, w.high) as low, greatest(w.low, w.high) as high,
-            case when w.low < w.high then 1 else -1 end as sign
+        select c.n, least(c.anchor, c.minute) as low, greatest(c.anchor, c.minute) as high,
+            case when c.anchor < c.minute then 1 else -1 end as sign,
+            case c.minute
+                when statistics.floor('hour', c.minute) then 'hour'
+                when statistics.floor('quarter-hour', c.minute) then 'quarter-hour'
+                else 'minute'
+            end::statistics.width as width
         from cut c
-        cross join lateral (values
-            ('hour'::statistics.width, c.anchor, c.hour), ('quarter-hour', c.hour, c.quarter),
-            ('minute', c.quarter, c.minute), ('second', c.minute, c.edge)
-        ) as w (width, low, high)
-        where w.low <> w.high
+        where c.anchor <> c.minute
+        union all
+        select c.n, c.minute, c.edge, 1, 'second' from cut c where c.minute <> c.edge
     ), corrections as materialized (
         select s.n, s.sign * case
             when s.width > 'second' then (
