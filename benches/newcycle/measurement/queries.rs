@@ -263,7 +263,7 @@ fn describe(run: &Run, section: &mut Section, few: &Side, many: &Side, figures: 
 
     section.say(&format!(
         "Two ledgers, {small} and {size} items, spread over the same four years, the denser the later (the n-th newest of \
-         N is n²/N² of four years old), among {} base items. Made by SQL and counted by `statistics.rebuild()`; before \
+         N is n²/N² of four years old), among {} base items. Loaded by COPY without triggers and counted by `statistics.rebuild()`; before \
          measuring, the sums by day, week, month, quarter and year in both zones are checked to be all events. The \
          settings with which Postgres makes them so fast (WAL at its minimum, autovacuum off, much memory for indexes) \
          stay while reading.",
