@@ -568,11 +568,7 @@ async fn every_answer_counts_what_was_written_before_it() {
             let (_, counts) = reader.get(&format!("/statistics/item-creation/{path}")).await;
             assert_eq!(buckets(&counts).into_values().collect::<Vec<_>>(), [written], "{path}");
         }
-        let differences: i64 = sqlx::query_scalar("select count(*) from statistics.differences()")
-            .fetch_one(&server.database.pool)
-            .await
-            .expect("a number");
-        assert_eq!(differences, 0);
+        assert_eq!(server.differences().await, 0);
     }
 }
 

@@ -197,6 +197,14 @@ impl Server {
         [base_items, users, items, transfers]
     }
 
+    /// In how many buckets the statistics differ from a recount of the ledger.
+    pub async fn differences(&self) -> i64 {
+        sqlx::query_scalar("select count(*) from statistics.differences()")
+            .fetch_one(&self.database.pool)
+            .await
+            .expect("a number")
+    }
+
     /// Stops the server in order.
     pub async fn stop(mut self) {
         self.shutdown.cancel();

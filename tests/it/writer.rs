@@ -89,11 +89,7 @@ async fn rows_that_come_while_others_are_written_are_written_together() {
     ] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
-    let differences: i64 = sqlx::query_scalar("select count(*) from statistics.differences()")
-        .fetch_one(&server.database.pool)
-        .await
-        .expect("a number");
-    assert_eq!(differences, 0);
+    assert_eq!(server.differences().await, 0);
 }
 
 #[tokio::test]
