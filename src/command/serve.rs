@@ -1,13 +1,18 @@
 //! `newcycle serve`
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use super::{CommandError, cancel_on_signal, print};
 use crate::database::{Database, DatabaseSettings};
 use crate::server;
+
+/// How many connections the kernel keeps that were not accepted yet, if its own limit allows: every dashboard comes back
+/// in the same seconds after a restart, and those for whom there is no room try again only a second later, or three.
+const BACKLOG: u32 = 4_096;
 
 /// Where to serve.
 #[derive(Clone, Debug, clap::Args)]
@@ -28,8 +33,7 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
     let mut listeners = Vec::new();
     for port in [Some(settings.server_port), settings.dashboard_port].into_iter().flatten() {
         let address = SocketAddr::new(settings.server_host, port);
-        let listener = TcpListener::bind(address).await;
-        listeners.push(listener.map_err(|error| format!("cannot listen on {address}: {error}"))?);
+        listeners.push(listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))?);
     }
     let server = listeners[0].local_addr()?;
     let dashboard = listeners[listeners.len() - 1].local_addr()?;
@@ -52,4 +56,12 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
     tracing::info!("stopping");
     database.close().await;
     served
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that comes back does not wait for its old connections to time out.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }

@@ -545,13 +545,16 @@ fn a_stream_with_an_interval_is_sent_values_no_more_often() {
 
 #[test]
 fn the_more_is_sent_the_longer_the_rest() {
-    let mut before = Duration::ZERO;
-    for readers in [1, 200, 5_000] {
+    let rest_with = |readers| {
         let mut model = with_readers(readers);
         happen(&mut model);
-        let rest = model.hub.lock().rest;
-        assert!(rest > before, "{rest:?} after {readers} messages");
-        before = rest;
-    }
-    assert_eq!(before, super::LONGEST_REST);
+        let rest = model.hub.lock().rest();
+        // By now more is due than any rest.
+        (0..100).for_each(|_| happen(&mut model));
+        (rest, model.hub.lock().rest())
+    };
+    let [few, some, many] = [1, 700, 5_000].map(rest_with);
+    assert_eq!(few.0, super::SHORTEST_REST);
+    assert!(few.0 < some.0 && some.0 < many.0, "{few:?} {some:?} {many:?}");
+    assert_eq!(many.1, super::LONGEST_REST);
 }

@@ -11,7 +11,7 @@ use super::catalogue::Catalogue;
 use super::frame::Frame;
 use super::series::Series;
 use super::topic::{Format, Told, Topic, TopicState};
-use super::{LINGER, Status, rest_after};
+use super::{LINGER, LONGEST_REST, REST_OWED, SHORTEST_REST, Status, rest_for};
 use crate::statistics::{Delta, Position, SeriesKey, UnixMillis};
 
 #[derive(Debug, Default)]
@@ -33,8 +33,8 @@ pub(super) struct State {
     /// The position as of the last publication, as text.
     pub(super) published_position: String,
     pub(super) published_at: Option<Instant>,
-    /// How long after that the next publication may be.
-    pub(super) rest: Duration,
+    /// The rest that was due then, for this publication and those before it.
+    pub(super) due_rest: Duration,
     /// The series in which something waits to be published.
     dirty: Vec<SeriesKey>,
     pub(super) clock: Option<(UnixMillis, Instant)>,
@@ -150,7 +150,12 @@ impl State {
     }
 
     pub(super) fn until_next_publication(&self) -> Duration {
-        self.published_at.map_or(Duration::ZERO, |at| self.rest.saturating_sub(at.elapsed()))
+        self.published_at.map_or(Duration::ZERO, |at| self.rest().saturating_sub(at.elapsed()))
+    }
+
+    /// How long after a publication the next one may be.
+    pub(super) fn rest(&self) -> Duration {
+        self.due_rest.saturating_sub(REST_OWED).clamp(SHORTEST_REST, LONGEST_REST)
     }
 
     /// Makes everything heard visible, in all series at once, and tells everyone whom it concerns.
@@ -176,8 +181,10 @@ impl State {
             messages += streams;
             bytes += streams * length;
         }
-        self.rest = rest_after(messages, bytes);
-        self.published_at = Some(Instant::now());
+        let now = Instant::now();
+        let rested = self.published_at.map_or(Duration::ZERO, |at| now - at);
+        self.due_rest = self.due_rest.saturating_sub(rested) + rest_for(messages, bytes);
+        self.published_at = Some(now);
     }
 
     /// Tells a topic what changed in the last publication: how many streams, and how many bytes each.
