@@ -59,7 +59,8 @@ pub(crate) async fn saturate(
     })
 }
 
-/// Inserts items at a rate; how many, and the time from when each was to begin.
+/// Inserts items at a rate; how many, and the time from when each was to begin. The sessions' first transactions, which
+/// compile functions and plan statements, are not among the times: they belong to the warm-up.
 pub(crate) async fn at_rate(
     run: &Run,
     cluster: &Cluster,
@@ -71,23 +72,31 @@ pub(crate) async fn at_rate(
     let logs = run.directory.join("pgbench-logs");
     let _ = fs::remove_dir_all(&logs);
     fs::create_dir_all(&logs)?;
+    let time = run.plan.warm_up + time;
     let mut command = command(run, cluster, database, settings, time)?;
     command.arg("--rate").arg(rate.to_string()).arg("--log").current_dir(&logs);
     let output = child::output(command, time + PATIENCE).await?;
-    let mut taken = latencies();
-    let mut transactions = 0;
+    // When each ended, and how long after the moment at which it was to begin, in microseconds.
+    let mut transactions = Vec::new();
     for log in fs::read_dir(&logs)? {
-        // client, transaction, microseconds since it was to begin, …
         for line in fs::read_to_string(log?.path())?.lines() {
-            let microseconds: u64 = line.split(' ').nth(2).ok_or("pgbench's log has another form")?.parse()?;
-            taken.saturating_record(microseconds * 1_000);
-            transactions += 1;
+            // client, transaction, time taken, script, second, microsecond, …
+            let numbers = line.split(' ').map(str::parse).collect::<Result<Vec<u64>, _>>();
+            let Ok([_, _, taken, _, second, microsecond, ..]) = numbers.as_deref() else {
+                return Err(format!("pgbench's log has another form: {line}").into());
+            };
+            transactions.push((second * 1_000_000 + microsecond, *taken));
         }
     }
-    if transactions == 0 {
+    let Some(first) = transactions.iter().map(|(end, _)| *end).min() else {
         return Err(format!("pgbench did nothing: {output}").into());
+    };
+    let begin = u128::from(first) + run.plan.warm_up.as_micros();
+    let mut latencies = latencies();
+    for (_, taken) in transactions.iter().filter(|(end, _)| u128::from(*end) >= begin) {
+        latencies.saturating_record(taken * 1_000);
     }
-    Ok((transactions, taken))
+    Ok((u64::try_from(transactions.len())?, latencies))
 }
 
 /// Whether there is one beside this Postgres.

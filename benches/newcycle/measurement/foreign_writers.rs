@@ -1,7 +1,5 @@
 //! What newcycle's triggers cost those who write into its tables without it.
 
-use std::time::Duration;
-
 use crate::cluster::Cluster;
 use crate::figures::{Latencies, Percentiles, Unit, show};
 use crate::pgbench::{self, Ids, Settings};
@@ -59,12 +57,10 @@ async fn repeat(run: &Run, cluster: &Cluster, triggers: bool) -> Outcome<Latenci
     };
     cluster.settle().await?;
     let settings = Settings { clients: CLIENTS, ids: Ids::Default, silent: false };
-    let insert = async |time: Duration| pgbench::at_rate(run, cluster, DATABASE, settings, RATE, time).await;
-    let (warm_up, _) = insert(run.plan.warm_up).await?;
-    let (transactions, latencies) = insert(run.plan.latency).await?;
+    let (transactions, latencies) = pgbench::at_rate(run, cluster, DATABASE, settings, RATE, run.plan.latency).await?;
     if let Some(server) = server {
         server.stop().await?;
-        cluster.check_items(DATABASE, warm_up + transactions).await?;
+        cluster.check_items(DATABASE, transactions).await?;
     }
     Ok(latencies)
 }
