@@ -28,8 +28,8 @@ use crate::statistics::{Delta, Metric, SeriesKey};
 
 /// How often the deltas that did not arrive are looked up: the longest that one can be missing.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// How long after news the deltas of those are looked up who wrote at the same time and kept quiet. As long as what they
-/// would have told could have waited in the hub, so that nobody sees a difference.
+/// How long after news the deltas of those are looked up who wrote at the same time and kept quiet: about as long as what
+/// they would have told could have waited in the hub.
 const FOLLOW_UP: Duration = Duration::from_millis(50);
 /// How often all live series are read again though nothing is missing, for faults that nobody thought of.
 const READ_AGAIN_INTERVAL: Duration = Duration::from_secs(300);
