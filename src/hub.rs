@@ -37,11 +37,11 @@ pub use topic::{Format, Topic};
 /// After a publication the hub rests, so that sending leaves the cores to whoever inserts. Never less than this: timers
 /// are no finer.
 const SHORTEST_REST: Duration = Duration::from_millis(2);
-/// Nor more: however many watch, they see a number change 20 times a second.
-const LONGEST_REST: Duration = Duration::from_millis(50);
+/// Nor more: however many watch, they see a number change 11 times a second.
+const LONGEST_REST: Duration = Duration::from_millis(90);
 /// In between the rest is in proportion to what was sent: so much for each message, which takes the server, the kernel
-/// and a reader on the same machine some 10 µs. All sending together then takes a fifth of a core.
-const REST_PER_MESSAGE: Duration = Duration::from_micros(50);
+/// and a reader on the same machine some 10 µs. All sending together then takes a ninth of a core.
+const REST_PER_MESSAGE: Duration = Duration::from_micros(90);
 /// The rest for each byte sent: readers of long messages have to take them in.
 const REST_PER_BYTE: Duration = Duration::from_nanos(100);
 /// So much rest may be owed. Changes that come now and then go out at once, two or three in a row as well.

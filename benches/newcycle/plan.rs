@@ -11,6 +11,10 @@ pub(crate) struct Plan {
     pub(crate) warm_up: Duration,
     /// One repetition of a throughput.
     pub(crate) throughput: Duration,
+    /// One turn with dashboards or without, what comes before it, and how many of both there are in a repetition.
+    pub(crate) turn: Duration,
+    pub(crate) turn_warm_up: Duration,
+    pub(crate) turns: usize,
     /// One try of a setting of pgbench, to find the best.
     pub(crate) trial: Duration,
     /// One repetition of latencies at a rate.
@@ -46,6 +50,9 @@ impl Plan {
             repetitions: 3,
             warm_up: Duration::from_secs(2),
             throughput: Duration::from_secs(6),
+            turn: Duration::from_secs(2),
+            turn_warm_up: Duration::from_millis(500),
+            turns: 5,
             trial: Duration::from_secs(2),
             latency: Duration::from_secs(8),
             fan_out: Duration::from_secs(10),
@@ -65,6 +72,9 @@ impl Plan {
             repetitions: 1,
             warm_up: Duration::from_millis(500),
             throughput: Duration::from_secs(2),
+            turn: Duration::from_secs(1),
+            turn_warm_up: Duration::from_millis(500),
+            turns: 1,
             trial: Duration::from_secs(1),
             latency: Duration::from_secs(3),
             fan_out: Duration::from_secs(3),
