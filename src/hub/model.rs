@@ -548,13 +548,28 @@ fn the_more_is_sent_the_longer_the_rest() {
     let rest_with = |readers| {
         let mut model = with_readers(readers);
         happen(&mut model);
-        let rest = model.hub.lock().rest();
-        // By now more is due than any rest.
-        (0..100).for_each(|_| happen(&mut model));
-        (rest, model.hub.lock().rest())
+        model.hub.lock().rest()
     };
     let [few, some, many] = [1, 700, 5_000].map(rest_with);
-    assert_eq!(few.0, super::SHORTEST_REST);
-    assert!(few.0 < some.0 && some.0 < many.0, "{few:?} {some:?} {many:?}");
-    assert_eq!(many.1, super::LONGEST_REST);
+    assert_eq!(few, super::SHORTEST_REST);
+    assert!(few < some && some < many, "{few:?} {some:?} {many:?}");
+    assert_eq!(many, super::LONGEST_REST - super::REST_OWED);
+}
+
+#[test]
+fn when_writers_are_busy_the_rest_is_twice_as_long() {
+    let rest_after = |news| {
+        let mut model = with_readers(700);
+        model.hub.lock().news = news;
+        happen(&mut model);
+        model.hub.lock().rest() + super::REST_OWED
+    };
+    // The one that happens is news as well.
+    assert_eq!(rest_after(super::MUCH_NEWS - 1), 2 * rest_after(super::MUCH_NEWS - 2));
+    let mut model = with_readers(5_000);
+    for _ in 0..100 {
+        model.hub.lock().news = super::MUCH_NEWS;
+        happen(&mut model);
+    }
+    assert_eq!(model.hub.lock().rest(), 2 * super::LONGEST_REST);
 }

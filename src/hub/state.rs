@@ -33,6 +33,8 @@ pub(super) struct State {
     /// The position as of the last publication, as text.
     pub(super) published_position: String,
     pub(super) published_at: Option<Instant>,
+    /// How often there has been news since.
+    pub(super) news: u32,
     /// The rest that was due then, for this publication and those before it.
     pub(super) due_rest: Duration,
     /// The series in which something waits to be published.
@@ -155,7 +157,7 @@ impl State {
 
     /// How long after a publication the next one may be.
     pub(super) fn rest(&self) -> Duration {
-        self.due_rest.saturating_sub(REST_OWED).clamp(SHORTEST_REST, LONGEST_REST)
+        self.due_rest.saturating_sub(REST_OWED).clamp(SHORTEST_REST, 2 * LONGEST_REST)
     }
 
     /// Makes everything heard visible, in all series at once, and tells everyone whom it concerns.
@@ -183,7 +185,7 @@ impl State {
         }
         let now = Instant::now();
         let rested = self.published_at.map_or(Duration::ZERO, |at| now - at);
-        self.due_rest = self.due_rest.saturating_sub(rested) + rest_for(messages, bytes);
+        self.due_rest = self.due_rest.saturating_sub(rested) + rest_for(messages, bytes, std::mem::take(&mut self.news));
         self.published_at = Some(now);
     }
 
