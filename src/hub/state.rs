@@ -185,7 +185,8 @@ impl State {
         }
         let now = Instant::now();
         let rested = self.published_at.map_or(Duration::ZERO, |at| now - at);
-        self.due_rest = self.due_rest.saturating_sub(rested) + rest_for(messages, bytes, std::mem::take(&mut self.news));
+        self.due_rest =
+            self.due_rest.saturating_sub(rested) + rest_for(messages, bytes, std::mem::take(&mut self.news));
         self.published_at = Some(now);
     }
 
