@@ -15,8 +15,15 @@ export function insertBaseItem(request: APIRequestContext, description: string):
   return insert(request, '/base-items', { description });
 }
 
-export function insertItem(request: APIRequestContext, baseItemId: string): Promise<Item> {
-  return insert(request, '/items', { base_item_id: baseItemId });
+export function insertItem(
+  request: APIRequestContext,
+  baseItemId: string,
+  createdAt?: string,
+): Promise<Item> {
+  return insert(request, '/items', {
+    base_item_id: baseItemId,
+    ...(createdAt !== undefined && { created_at: createdAt }),
+  });
 }
 
 export function insertUser(request: APIRequestContext): Promise<User> {

@@ -1,5 +1,5 @@
 import { expect, test } from '@playwright/test';
-import { becomesLive, expectFigure, figure, open } from './dashboard';
+import { becomesLive, card, expectFigure, figure, open } from './dashboard';
 import { insertBaseItem, insertItem, insertTransfer, insertUser, newestCount } from './ledger';
 
 // Exact increases are read off the years: no bucket leaves that window while a test runs.
@@ -67,6 +67,59 @@ test('a second passes although nothing happens', async ({ page, request }) => {
   await expect.poll(() => figure(page, 'user-creation', 'total')).toBeGreaterThanOrEqual(1);
   await expectFigure(page, 'user-creation', 'current', 0);
   expect(await figure(page, 'user-creation', 'total')).toBeGreaterThanOrEqual(1);
+});
+
+test('a paused page stands still, counts all the same, and is back to live in one click', async ({
+  page,
+  context,
+  request,
+}) => {
+  const witness = await context.newPage();
+  await open(witness, 'year');
+  await open(page, 'year');
+  const before = await figure(page, 'user-creation', 'current');
+  await page.getByRole('button', { name: 'Pause' }).click();
+  await expect(page.getByTestId('status')).toHaveText('Paused');
+
+  await insertUser(request);
+  await insertUser(request);
+  await expectFigure(witness, 'user-creation', 'current', before + 2);
+  expect(await figure(page, 'user-creation', 'current')).toBe(before);
+
+  await page.getByRole('button', { name: 'Back to live' }).click();
+  await expect(page.getByTestId('status')).toHaveText('Live');
+  await expectFigure(page, 'user-creation', 'current', before + 2);
+});
+
+test('pointing at the figures pauses them for as long', async ({ page, context, request }) => {
+  const witness = await context.newPage();
+  await open(witness, 'year');
+  await open(page, 'year');
+  const before = await figure(page, 'user-creation', 'current');
+  await card(page, 'transfers').hover();
+  await expect(page.getByTestId('status')).toHaveText('Paused');
+  await insertUser(request);
+  await expectFigure(witness, 'user-creation', 'current', before + 1);
+  expect(await figure(page, 'user-creation', 'current')).toBe(before);
+  await page.getByRole('heading', { name: 'newcycle' }).hover();
+  await expect(page.getByTestId('status')).toHaveText('Live');
+  await expectFigure(page, 'user-creation', 'current', before + 1);
+});
+
+test('a window is compared with the one before it', async ({ page, request }) => {
+  const baseItem = await insertBaseItem(request, 'Compared');
+  const daysAgo = (days: number) => new Date(Date.now() - days * 86_400_000).toISOString();
+  const change = async () => {
+    await open(page, 'day');
+    const words = await card(page, 'item-creation').getByTestId('change').innerText();
+    expect(words).toContain('over 29 full days, against the 29 before');
+    return Number(words.split(' ')[0]?.replace(/,/g, ''));
+  };
+  const before = await change();
+  for (const days of [3, 5, 40]) await insertItem(request, baseItem.id, daysAgo(days));
+  // Two in the finished days of the window, one in those before it; today's are not compared.
+  await insertItem(request, baseItem.id);
+  expect(await change()).toBe(before + 1);
 });
 
 test('a stream that was refused is asked for again', async ({ page }) => {

@@ -61,6 +61,12 @@ export function windowLabel(resolution: Resolution): string {
   return `last ${WINDOW_LENGTH[resolution]} ${resolution}s`;
 }
 
+/** What is compared with what, such as "over 59 full minutes, against the 59 before". */
+export function comparisonLabel(resolution: Resolution): string {
+  const finished = WINDOW_LENGTH[resolution] - 1;
+  return `over ${finished} full ${resolution}s, against the ${finished} before`;
+}
+
 /** The name of the bucket that is filling, such as "this minute". */
 export function currentLabel(resolution: Resolution): string {
   return resolution === 'day' ? 'today' : `this ${resolution}`;

@@ -18,6 +18,8 @@ type Views = Readonly<Record<Metric, SeriesView>>;
 export class LiveStatistics {
   status = $state<ConnectionStatus>('connecting');
   views: Views;
+  /** Whether the views stand still. What happens meanwhile is counted all the same, and shown afterwards. */
+  paused = $state(false);
 
   readonly #clock = new ServerClock();
   readonly #series: Readonly<Record<Metric, Series>>;
@@ -46,6 +48,15 @@ export class LiveStatistics {
     this.#connection.close();
   }
 
+  pause(): void {
+    this.paused = true;
+  }
+
+  resume(): void {
+    this.paused = false;
+    this.#rollOver();
+  }
+
   #take(message: StreamMessage): void {
     switch (message.type) {
       case 'snapshot':
@@ -56,7 +67,7 @@ export class LiveStatistics {
         break;
       case 'update':
         this.#series[message.metric].merge(message.buckets);
-        this.#show(message.metric);
+        this.#show({ ...this.views, [message.metric]: this.#series[message.metric].view(this.#clock.now()) });
         break;
       case 'heartbeat':
         this.#clock.observe(message.time);
@@ -68,13 +79,15 @@ export class LiveStatistics {
     }
   }
 
-  #show(metric: Metric): void {
-    this.views = { ...this.views, [metric]: this.#series[metric].view(this.#clock.now()) };
+  #show(views: Views): void {
+    // Figures that were never seen are not what somebody wants to keep looking at.
+    if (this.paused && METRICS.every((metric) => this.views[metric].known)) return;
+    this.views = views;
   }
 
   /** Moves every window on: time passes for buckets even where nothing happens. */
   #rollOver(): void {
-    this.views = this.#currentViews();
+    this.#show(this.#currentViews());
     this.#scheduleRollover();
   }
 

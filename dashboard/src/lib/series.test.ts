@@ -81,8 +81,59 @@ describe('a series', () => {
       { time: NOON, count: 5 },
       { time: NOON + MINUTE, count: 6 },
     ]);
-    series.prune(NOON + 3 * MINUTE);
+    series.prune(NOON + 6 * MINUTE);
     expect(series.view(NOON + 2 * MINUTE).counts).toEqual([0, 6, 0]);
+  });
+
+  test('shows beside each bucket the one that is a window older', () => {
+    const series = minuteSeries();
+    series.replace([
+      { time: NOON - 5 * MINUTE, count: 1 },
+      { time: NOON - 3 * MINUTE, count: 2 },
+      { time: NOON, count: 4 },
+    ]);
+    expect(series.view(NOON)).toMatchObject({ counts: [0, 0, 4], previous: [1, 0, 2], total: 4 });
+    expect(series.view(NOON + MINUTE)).toMatchObject({ counts: [0, 4, 0], previous: [0, 2, 0] });
+  });
+
+  test('compares finished buckets with as many before them, and not the one that is filling', () => {
+    const series = minuteSeries();
+    series.replace([
+      { time: NOON - 4 * MINUTE, count: 2 },
+      { time: NOON - 3 * MINUTE, count: 100 },
+      { time: NOON - 2 * MINUTE, count: 3 },
+      { time: NOON, count: 1_000 },
+    ]);
+    expect(series.view(NOON).change).toEqual({ absolute: 1, relative: 0.5 });
+    expect(series.view(NOON + MINUTE).change).toEqual({ absolute: 898, relative: 898 / 102 });
+  });
+
+  test('compares nothing before it is known, nor where no bucket is finished', () => {
+    expect(minuteSeries().view(NOON).change).toBeUndefined();
+    const shortest = minuteSeries(1);
+    shortest.replace([{ time: NOON, count: 1 }]);
+    expect(shortest.view(NOON).change).toBeUndefined();
+  });
+
+  test('has no relative change where there was nothing before', () => {
+    const series = minuteSeries();
+    series.replace([{ time: NOON - MINUTE, count: 7 }]);
+    expect(series.view(NOON).change).toEqual({ absolute: 7, relative: undefined });
+  });
+
+  test('compares days across a change of the clocks by the calendar', () => {
+    const series = new Series('day', 'Europe/Berlin', 3);
+    // The night in between has 25 hours.
+    series.replace([
+      { time: Date.parse('2026-10-22T22:00:00Z'), count: 2 },
+      { time: Date.parse('2026-10-25T23:00:00Z'), count: 6 },
+    ]);
+    const view = series.view(Date.parse('2026-10-27T12:00:00Z'));
+    expect(view).toMatchObject({
+      counts: [0, 6, 0],
+      previous: [0, 2, 0],
+      change: { absolute: 4, relative: 2 },
+    });
   });
 
   test('counts a day of 25 hours as one day', () => {

@@ -1,6 +1,7 @@
 /** The counts of one metric in one resolution, as the stream tells them, and the window that is shown of them. */
 
 import { nextBucket, startOfBucket, windowStarts, zeroFill } from './buckets';
+import { changeBetween, type Change } from './change';
 import { WINDOW_LENGTH, type Resolution } from './resolution';
 
 /** A bucket's start in milliseconds since 1970, and its whole count. */
@@ -15,10 +16,18 @@ export interface SeriesView {
   /** Starts of the window's buckets, oldest first; the last one is still filling. */
   readonly starts: readonly number[];
   readonly counts: readonly number[];
+  /** The counts of as many buckets before the window: each belongs to the bucket of the same index. */
+  readonly previous: readonly number[];
   readonly current: number;
   readonly total: number;
+  /**
+   * The finished buckets against those before them, each as many: what is still filling cannot be compared.
+   * Nothing until the series is known, or where no bucket is finished.
+   */
+  readonly change: Change | undefined;
 }
 
+/** The window that is shown, and the one before it. */
 interface Window {
   readonly starts: readonly number[];
   readonly until: number;
@@ -59,13 +68,18 @@ export class Series {
 
   view(now: number): SeriesView {
     const { starts, until } = this.#windowAt(now);
-    const counts = zeroFill(starts, until, this.#counts);
+    const both = zeroFill(starts, until, this.#counts);
+    const counts = both.slice(-this.length);
+    const previous = both.slice(0, -this.length);
+    const comparable = this.#known && this.length > 1;
     return {
       known: this.#known,
-      starts,
+      starts: starts.slice(-this.length),
       counts,
+      previous,
       current: counts.at(-1) ?? 0,
-      total: counts.reduce((sum, count) => sum + count, 0),
+      total: sum(counts),
+      change: comparable ? changeBetween(sum(previous.slice(0, -1)), sum(counts.slice(0, -1))) : undefined,
     };
   }
 
@@ -79,10 +93,14 @@ export class Series {
     const current = startOfBucket(now, this.resolution, this.zone);
     if (this.#window?.starts.at(-1) !== current) {
       this.#window = {
-        starts: windowStarts(now, this.resolution, this.zone, this.length),
+        starts: windowStarts(now, this.resolution, this.zone, 2 * this.length),
         until: nextBucket(current, this.resolution, this.zone),
       };
     }
     return this.#window;
   }
+}
+
+function sum(counts: readonly number[]): number {
+  return counts.reduce((total, count) => total + count, 0);
 }

@@ -1,14 +1,14 @@
 import { describe, expect, test } from 'vitest';
 import { readMessage, streamUrl, type MessageType } from './stream-messages';
 
-test('a stream is asked for with every metric, the zone and the window of its resolution', () => {
+test('a stream is asked for with every metric, the zone, and twice the window of its resolution', () => {
   const url = new URL(streamUrl('hour', 'America/Argentina/Buenos_Aires'), 'http://newcycle.test');
   expect(url.pathname).toBe('/statistics/stream');
   expect(Object.fromEntries(url.searchParams)).toEqual({
     metrics: 'item-creation,transfers,user-creation',
     resolution: 'hour',
     timezone: 'America/Argentina/Buenos_Aires',
-    window: '48',
+    window: '96',
     interval: '33',
   });
 });

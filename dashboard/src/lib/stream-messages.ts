@@ -27,13 +27,13 @@ export type MessageType = (typeof MESSAGE_TYPES)[number];
 // Thirty pictures a second are enough: a busy server would tell changes far more often to whoever wants them all.
 const INTERVAL_MS = 33;
 
-/** The address of a stream with every metric in one resolution. */
+/** The address of a stream with every metric in one resolution, over the window that is shown and the one before. */
 export function streamUrl(resolution: Resolution, zone: string): string {
   const query = new URLSearchParams({
     metrics: METRICS.join(','),
     resolution,
     timezone: zone,
-    window: String(WINDOW_LENGTH[resolution]),
+    window: String(2 * WINDOW_LENGTH[resolution]),
     interval: String(INTERVAL_MS),
   });
   return `/statistics/stream?${query.toString()}`;
