@@ -66,3 +66,25 @@ test('the page fits a telephone', async ({ page }) => {
   const width = await page.evaluate(() => document.documentElement.scrollWidth);
   expect(width).toBeLessThanOrEqual(360);
 });
+
+test('a link shows the time zone that it names, and a chosen one is in the address', async ({
+  page,
+  request,
+}) => {
+  await insertUser(request);
+  await page.goto('/?resolution=hour&timezone=Asia/Kathmandu');
+  await becomesLive(page);
+  await expect(page.getByLabel('Time zone')).toHaveValue('Asia/Kathmandu');
+  // Clocks there are three quarters of an hour apart from everyone's: hours begin at a quarter past (UTC).
+  const begins = (zone: string) => {
+    const now = new Intl.DateTimeFormat('en-GB', { timeZone: zone, hour: '2-digit', hourCycle: 'h23' });
+    return `${now.format(new Date())}:00`;
+  };
+  await expect(card(page, 'user-creation')).toContainText(begins('Asia/Kathmandu'));
+  await page.getByLabel('Time zone').selectOption('America/New_York');
+  await expect(page).toHaveURL(/timezone=America%2FNew_York/);
+  await becomesLive(page);
+  await expect(card(page, 'user-creation')).toContainText(begins('America/New_York'));
+  await page.goBack();
+  await expect(page.getByLabel('Time zone')).toHaveValue('Asia/Kathmandu');
+});

@@ -29,6 +29,22 @@ export function browserTimeZone(): string {
   return name === undefined || name === 'Etc/Unknown' ? 'UTC' : name;
 }
 
+/** Whether the browser knows a zone of this name. */
+export function isTimeZone(name: string): boolean {
+  try {
+    new Intl.DateTimeFormat('en', { timeZone: name });
+    // Offsets are zones to newer browsers, but not to the server.
+    return /^[A-Za-z]/.test(name);
+  } catch {
+    return false;
+  }
+}
+
+/** The names of all zones to choose from, and of this one, which may be known by another name there. */
+export function timeZones(chosen: string): string[] {
+  return [...new Set(['UTC', ...Intl.supportedValuesOf('timeZone'), chosen])].sort();
+}
+
 /** Local minus UTC, in milliseconds, at an instant. */
 export function offsetAt(instant: number, zone: string): number {
   const { format, offsets } = lookUp(zone);
