@@ -61,10 +61,9 @@ export function windowLabel(resolution: Resolution): string {
   return `last ${WINDOW_LENGTH[resolution]} ${resolution}s`;
 }
 
-/** What is compared with what, such as "over 59 full minutes, against the 59 before". */
+/** What a window's finished buckets are compared with, such as "against the 59 minutes before". */
 export function comparisonLabel(resolution: Resolution): string {
-  const finished = WINDOW_LENGTH[resolution] - 1;
-  return `over ${finished} full ${resolution}s, against the ${finished} before`;
+  return `against the ${WINDOW_LENGTH[resolution] - 1} ${resolution}s before`;
 }
 
 /** The name of the bucket that is filling, such as "this minute". */
