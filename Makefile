@@ -1,7 +1,7 @@
 # What people and CI run. Targets with a comment after ## are listed by `make help`.
 
 .PHONY: help run demo postgres dashboard test format lint docs test-rust test-dashboard test-browser \
-	bench have-cargo have-node
+	bench screenshots have-cargo have-node
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -59,6 +59,10 @@ test-dashboard: dashboard/node_modules/.package-lock.json ## the dashboard's typ
 test-browser: have-cargo postgres dashboard ## the dashboard in a real browser, on a real server
 	cargo build --locked
 	@scripts/browser-tests.sh
+
+screenshots: have-cargo postgres dashboard ## take the pictures in docs/ anew
+	cargo build --locked
+	@scripts/browser-tests.sh --config screenshots.config.ts
 
 # Measuring
 
