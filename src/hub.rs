@@ -44,9 +44,9 @@ const REST_PER_MESSAGE: Duration = Duration::from_micros(60);
 const REST_PER_BYTE: Duration = Duration::from_nanos(100);
 /// However many watch, they see a number change 12 times a second.
 const LONGEST_REST: Duration = Duration::from_millis(80);
-/// When so much news came since the publication before, writers are busy, and the cores are wanted: the rest is as long
+/// When something was heard so often since the publication before, writers are busy, and the cores are wanted: the rest is as long
 /// again. What is told by then is merged of many changes in any case.
-const MUCH_NEWS: u32 = 16;
+const MANY_HEARINGS: u32 = 16;
 /// So much rest may be owed. Changes that come now and then go out at once, two or three in a row as well.
 const REST_OWED: Duration = Duration::from_millis(20);
 /// What newcomers are told is encoded once in so long: when a server stops, thousands come here at once. Not longer,
@@ -153,7 +153,7 @@ impl Hub {
     /// Hears deltas, in any order, as often as they come.
     pub fn hear(&self, deltas: &[Delta]) {
         let mut state = self.lock();
-        state.news = state.news.saturating_add(1);
+        state.hearings = state.hearings.saturating_add(1);
         for delta in deltas {
             state.accept(delta);
         }
@@ -336,9 +336,9 @@ impl Hub {
     }
 }
 
-/// The rest that a publication makes due, by what was sent and how much news it was.
-fn rest_for(messages: usize, bytes: usize, news: u32) -> Duration {
+/// The rest that a publication makes due, by what was sent and how often something was heard.
+fn rest_for(messages: usize, bytes: usize, hearings: u32) -> Duration {
     let saturating = |count| u32::try_from(count).unwrap_or(u32::MAX);
     let rest = REST_PER_MESSAGE * saturating(messages) + REST_PER_BYTE * saturating(bytes);
-    rest.min(LONGEST_REST) * if news < MUCH_NEWS { 1 } else { 2 }
+    rest.min(LONGEST_REST) * if hearings < MANY_HEARINGS { 1 } else { 2 }
 }

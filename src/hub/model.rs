@@ -558,17 +558,17 @@ fn the_more_is_sent_the_longer_the_rest() {
 
 #[test]
 fn when_writers_are_busy_the_rest_is_twice_as_long() {
-    let rest_after = |news| {
+    let rest_after = |hearings| {
         let mut model = with_readers(700);
-        model.hub.lock().news = news;
+        model.hub.lock().hearings = hearings;
         happen(&mut model);
         model.hub.lock().rest() + super::REST_OWED
     };
-    // The one that happens is news as well.
-    assert_eq!(rest_after(super::MUCH_NEWS - 1), 2 * rest_after(super::MUCH_NEWS - 2));
+    // The one that happens is heard as well.
+    assert_eq!(rest_after(super::MANY_HEARINGS - 1), 2 * rest_after(super::MANY_HEARINGS - 2));
     let mut model = with_readers(5_000);
     for _ in 0..100 {
-        model.hub.lock().news = super::MUCH_NEWS;
+        model.hub.lock().hearings = super::MANY_HEARINGS;
         happen(&mut model);
     }
     assert_eq!(model.hub.lock().rest(), 2 * super::LONGEST_REST);

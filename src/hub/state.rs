@@ -33,8 +33,8 @@ pub(super) struct State {
     /// The position as of the last publication, as text.
     pub(super) published_position: String,
     pub(super) published_at: Option<Instant>,
-    /// How often there has been news since.
-    pub(super) news: u32,
+    /// How often something was heard since.
+    pub(super) hearings: u32,
     /// The rest that was due then, for this publication and those before it.
     pub(super) due_rest: Duration,
     /// The series in which something waits to be published.
@@ -186,7 +186,7 @@ impl State {
         let now = Instant::now();
         let rested = self.published_at.map_or(Duration::ZERO, |at| now - at);
         self.due_rest =
-            self.due_rest.saturating_sub(rested) + rest_for(messages, bytes, std::mem::take(&mut self.news));
+            self.due_rest.saturating_sub(rested) + rest_for(messages, bytes, std::mem::take(&mut self.hearings));
         self.published_at = Some(now);
     }
 

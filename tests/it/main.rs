@@ -17,6 +17,7 @@ mod ledger;
 mod notifications;
 mod openapi;
 mod parents;
+mod plans;
 mod reporting;
 mod service;
 mod smoke;
