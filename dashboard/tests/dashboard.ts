@@ -12,6 +12,12 @@ export async function open(page: Page, resolution: Resolution): Promise<void> {
   await becomesLive(page);
 }
 
+/** Opens the page for exploring, with its forms. */
+export async function explore(page: Page, query = ''): Promise<void> {
+  await page.goto(`/?page=explore${query}`);
+  await expect(page.getByTestId('status')).toHaveText('Live');
+}
+
 export async function becomesLive(page: Page): Promise<void> {
   await expect(page.getByTestId('status')).toHaveText('Live');
   for (const card of await page.locator('[data-testid^="metric-"]').all()) {

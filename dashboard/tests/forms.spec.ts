@@ -1,12 +1,14 @@
 import { expect, test } from '@playwright/test';
-import { expectFigure, figure, open } from './dashboard';
+import { expectFigure, explore, figure, open } from './dashboard';
 import { insertBaseItem, insertItem, insertUser } from './ledger';
 
-test('from a base item to a transfer, each form offers its id to the next', async ({ page }) => {
-  await open(page, 'year');
-  const items = await figure(page, 'item-creation', 'current');
-  const users = await figure(page, 'user-creation', 'current');
-  const transfers = await figure(page, 'transfers', 'current');
+test('from a base item to a transfer, each form offers its id to the next', async ({ page, context }) => {
+  const statistics = await context.newPage();
+  await open(statistics, 'year');
+  const items = await figure(statistics, 'item-creation', 'current');
+  const users = await figure(statistics, 'user-creation', 'current');
+  const transfers = await figure(statistics, 'transfers', 'current');
+  await explore(page);
 
   const baseItemForm = page.getByTestId('form-base-item');
   await baseItemForm.getByLabel('Description').fill('Made in a form');
@@ -20,13 +22,13 @@ test('from a base item to a transfer, each form offers its id to the next', asyn
   await expect(baseItemField).toBeFocused();
   await page.keyboard.press('Enter');
   const itemId = await itemForm.getByTestId('created-id').innerText();
-  await expectFigure(page, 'item-creation', 'current', items + 1);
+  await expectFigure(statistics, 'item-creation', 'current', items + 1);
   await itemForm.getByTestId('use-created-id').click();
 
   const userForm = page.getByTestId('form-user');
   await userForm.getByRole('button', { name: 'Create user' }).click();
   const ownerId = await userForm.getByTestId('created-id').innerText();
-  await expectFigure(page, 'user-creation', 'current', users + 1);
+  await expectFigure(statistics, 'user-creation', 'current', users + 1);
   await userForm.getByTestId('use-created-id').click();
 
   const transferForm = page.getByTestId('form-transfer');
@@ -34,14 +36,14 @@ test('from a base item to a transfer, each form offers its id to the next', asyn
   await expect(transferForm.getByLabel('New owner')).toHaveValue(ownerId);
   await transferForm.getByRole('button', { name: 'Transfer item' }).click();
   await expect(transferForm.getByTestId('created-id')).toHaveText(/^[0-9a-f-]{36}$/);
-  await expectFigure(page, 'transfers', 'current', transfers + 1);
+  await expectFigure(statistics, 'transfers', 'current', transfers + 1);
 });
 
 test('the latest rows are suggested where an id is asked for', async ({ page, request }) => {
   const baseItem = await insertBaseItem(request, 'To be suggested');
   const item = await insertItem(request, baseItem.id);
   const user = await insertUser(request);
-  await open(page, 'minute');
+  await explore(page);
 
   const options = (list: string) => page.locator(`datalist#${list} option`);
   await page.getByTestId('form-item').getByLabel('Base item').focus();
@@ -57,7 +59,7 @@ test('the latest rows are suggested where an id is asked for', async ({ page, re
 
 test('a wrong id is complained about at its field, until it is right', async ({ page, request }) => {
   const baseItem = await insertBaseItem(request, 'For a correction');
-  await open(page, 'minute');
+  await explore(page);
   const form = page.getByTestId('form-item');
   const field = form.getByLabel('Base item');
 
@@ -77,7 +79,7 @@ test('a wrong id is complained about at its field, until it is right', async ({ 
 
 test('an id that nothing has is complained about at its field', async ({ page, request }) => {
   const user = await insertUser(request);
-  await open(page, 'minute');
+  await explore(page);
   const form = page.getByTestId('form-transfer');
   await form.getByLabel('Item').fill('0197a000-0000-7000-8000-000000000000');
   await form.getByLabel('New owner').fill(user.id);
@@ -87,14 +89,14 @@ test('an id that nothing has is complained about at its field', async ({ page, r
 });
 
 test('an empty description is complained about at its field', async ({ page }) => {
-  await open(page, 'minute');
+  await explore(page);
   const form = page.getByTestId('form-base-item');
   await form.getByRole('button', { name: 'Create base item' }).click();
   await expect(form.getByTestId('error-description')).toBeVisible();
 });
 
 test('a server that cannot be reached is said to be just that', async ({ page }) => {
-  await open(page, 'minute');
+  await explore(page);
   await page.route('**/users', (route) => route.abort());
   const form = page.getByTestId('form-user');
   await form.getByRole('button', { name: 'Create user' }).click();

@@ -1,6 +1,6 @@
 import AxeBuilder from '@axe-core/playwright';
 import { expect, test } from '@playwright/test';
-import { becomesLive, open } from './dashboard';
+import { becomesLive, explore, open } from './dashboard';
 
 test('keys pause the display and choose the resolution', async ({ page }) => {
   await open(page, 'minute');
@@ -14,12 +14,12 @@ test('keys pause the display and choose the resolution', async ({ page }) => {
 });
 
 test('keys that are typed into a field, or with a modifier, are left to it', async ({ page }) => {
-  await open(page, 'minute');
+  await explore(page);
   await page.getByLabel('Description').fill('');
   await page.getByLabel('Description').pressSequentially('p5?');
   await expect(page.getByLabel('Description')).toHaveValue('p5?');
   await expect(page.getByRole('dialog')).toBeHidden();
-  await page.getByRole('heading', { name: 'newcycle' }).click();
+  await open(page, 'minute');
   await page.keyboard.press('Alt+5');
   await expect(page.getByTestId('status')).toHaveText('Live');
   await expect(page.getByRole('radio', { name: 'Minute' })).toBeChecked();

@@ -1,31 +1,64 @@
 import { expect, test } from 'vitest';
-import { viewIn, withView } from './address';
+import { viewIn, withView, type View } from './address';
 import { browserTimeZone } from './zone';
 
 const page = (query: string) => new URL(`http://newcycle.test/${query}`);
 
-test('the address names the resolution, the time zone and the display', () => {
-  const view = { resolution: 'quarter', zone: 'Asia/Kathmandu', display: 'table' } as const;
-  expect(viewIn(page('?resolution=quarter&timezone=Asia/Kathmandu&display=table'))).toEqual(view);
-});
+const FIRST_VISIT: View = {
+  page: 'statistics',
+  resolution: 'minute',
+  zone: browserTimeZone(),
+  range: { kind: 'window' },
+  baseItem: undefined,
+  display: 'chart',
+  kiosk: false,
+  subject: undefined,
+  at: undefined,
+};
 
-test.each(['', '?resolution=fortnight&timezone=Atlantis&display=smell', '?timezone=', '?timezone=%2B02:00'])(
-  'charts of minutes in the browser’s zone are shown where the address says nothing, or nonsense: "%s"',
-  (query) => {
-    expect(viewIn(page(query))).toEqual({ resolution: 'minute', zone: browserTimeZone(), display: 'chart' });
-  },
-);
-
-test('another view leaves the rest of the address alone', () => {
-  const view = { resolution: 'year', zone: 'Europe/Berlin', display: 'chart' } as const;
-  const changed = withView(page('?a=1&resolution=day&display=table#x'), view);
-  expect(changed.href).toBe('http://newcycle.test/?a=1&resolution=year&timezone=Europe%2FBerlin#x');
+test('the address names all that is shown', () => {
+  const address = page(
+    '?resolution=quarter&timezone=Asia/Kathmandu&from=2020-01-01T00:00:00Z&to=2021-01-01T00:00:00Z' +
+      '&base_item_id=b&display=table&kiosk=1',
+  );
+  expect(viewIn(address)).toEqual({
+    ...FIRST_VISIT,
+    resolution: 'quarter',
+    zone: 'Asia/Kathmandu',
+    range: { kind: 'between', from: Date.UTC(2020, 0), to: Date.UTC(2021, 0) },
+    baseItem: 'b',
+    display: 'table',
+    kiosk: true,
+  });
 });
 
 test.each([
-  ['UTC', 'chart'],
-  ['America/St_Johns', 'table'],
-] as const)('a view is read from the address as it was written: %s, %s', (zone, display) => {
-  const view = { resolution: 'hour', zone, display } as const;
-  expect(viewIn(withView(page('?resolution=day&timezone=Asia/Tokyo'), view))).toEqual(view);
+  '',
+  '?resolution=fortnight&timezone=Atlantis&display=smell&page=404&last=eon',
+  '?timezone=&from=then&to=now&at=',
+  '?timezone=%2B02:00&from=2021-01-01T00:00:00Z&to=2020-01-01T00:00:00Z',
+  '?from=2021-01-01T00:00:00Z',
+  // A year of minutes is more than can be shown, and so are 20 years of them.
+  '?from=2020-01-01T00:00:00Z&to=2021-01-01T00:00:00Z',
+  '?last=20y',
+])('what the address does not say, or says wrongly, is as on a first visit: "%s"', (query) => {
+  expect(viewIn(page(query))).toEqual(FIRST_VISIT);
+});
+
+test('another view leaves the rest of the address alone', () => {
+  const view: View = { ...FIRST_VISIT, resolution: 'year', zone: 'Europe/Berlin' };
+  const changed = withView(page('?a=1&resolution=day&display=table&last=24h&user=u&page=explore#x'), view);
+  expect(changed.href).toBe('http://newcycle.test/?a=1&resolution=year&timezone=Europe%2FBerlin#x');
+});
+
+test.each<Partial<View>>([
+  { zone: 'UTC' },
+  { zone: 'America/St_Johns', display: 'table', kiosk: true },
+  { range: { kind: 'last', span: '24h' } },
+  { range: { kind: 'between', from: Date.UTC(2026, 1, 3), to: Date.UTC(2026, 1, 3, 1) }, baseItem: 'b' },
+  { page: 'explore', subject: { kind: 'item', id: 'i' }, at: Date.UTC(2026, 1, 3) },
+  { page: 'explore', subject: { kind: 'user', id: 'u' } },
+])('a view is read from the address as it was written: %j', (changes) => {
+  const view = { ...FIRST_VISIT, ...changes };
+  expect(viewIn(withView(page('?resolution=day&timezone=Asia/Tokyo&user=x'), view))).toEqual(view);
 });

@@ -20,6 +20,8 @@ export class LiveStatistics {
   views: Views;
   /** Whether the views stand still. What happens meanwhile is counted all the same, and shown afterwards. */
   paused = $state(false);
+  /** Counts what was heard of each metric: whoever shows its rows looks at them again when this changes. */
+  readonly news: Record<Metric, number> = $state(byMetric(() => 0));
 
   readonly #clock = new ServerClock();
   readonly #series: Readonly<Record<Metric, Series>>;
@@ -66,6 +68,7 @@ export class LiveStatistics {
         this.#rollOver();
         break;
       case 'update':
+        this.news[message.metric] += 1;
         this.#series[message.metric].merge(message.buckets);
         this.#show({ ...this.views, [message.metric]: this.#series[message.metric].view(this.#clock.now()) });
         break;
