@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{FromRef, Request};
+use axum::handler::Handler;
 use axum::http::{HeaderName, Method};
 use axum::response::{IntoResponse, Response};
 use prometheus_client::registry::Registry;
@@ -31,6 +32,7 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tower::ServiceBuilder;
 use tower_http::ServiceBuilderExt;
+use tower_http::compression::CompressionLayer;
 use tower_http::request_id::MakeRequestUuid;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -111,7 +113,8 @@ pub fn router(app: App) -> Router {
     routes
         .merge(SwaggerUi::new("/docs").url("/openapi.json", description).config(documentation))
         .method_not_allowed_fallback(method_not_allowed)
-        .fallback(assets::serve)
+        // Streams are not compressed: each message would wait for the next.
+        .fallback(assets::serve.layer(CompressionLayer::new()))
         .layer(layers)
         .with_state(app)
 }

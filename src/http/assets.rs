@@ -30,7 +30,8 @@ pub(super) async fn serve(request: Request) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Problem::new(Kind::MethodNotAllowed, "Files can only be read").into_response();
     }
-    let etag = format!("\"{}\"", hex(&file.metadata.sha256_hash()[..16]));
+    // Weak, since the same file goes out compressed and as it is.
+    let etag = format!("W/\"{}\"", hex(&file.metadata.sha256_hash()[..16]));
     // Vite puts a hash of the content into the names of assets: those never change.
     let caching = if path.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
     let mut response = if request.headers().get(header::IF_NONE_MATCH).is_some_and(|known| known == etag.as_str()) {

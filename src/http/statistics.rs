@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
@@ -29,11 +30,13 @@ const DEFAULT_LIMIT: u32 = 1000;
 const DEFAULT_WINDOW: u32 = 60;
 /// The most buckets in one answer or window.
 const MOST_BUCKETS: u32 = 10_000;
+const DEFAULT_SHARES: u32 = 10;
+const MOST_SHARES: u32 = 1_000;
 /// A stream may ask for this much time between messages at most: longer would look like a dead one.
 const LONGEST_INTERVAL_MILLIS: u64 = 60_000;
 
 pub(super) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(stream)).routes(routes!(counts))
+    OpenApiRouter::new().routes(routes!(stream)).routes(routes!(breakdown)).routes(routes!(counts))
 }
 
 /// A bucket and how many events it has.
@@ -106,9 +109,7 @@ async fn counts(
     let calendar = parse_calendar(&resolution, query.timezone.as_deref())?;
     check_base_item(&pool, &[metric], query.base_item_id).await?;
     let limit = within("limit", query.limit.unwrap_or(DEFAULT_LIMIT), 1, MOST_BUCKETS)?;
-    if query.from.zip(query.to).is_some_and(|(from, to)| from >= to) {
-        return Err(Problem::field("to", "must be later than from"));
-    }
+    check_order(query.from, query.to)?;
     let from = query.from.map(|from| calendar.start_of(from.timestamp_millis()));
     let to = query.to.map(|to| end_covering(calendar, to));
     let extent = Extent::Latest { from, to, limit };
@@ -125,6 +126,87 @@ async fn counts(
     }
     let count = |(time, count)| Count { time: calendar.format(time), count };
     Ok(Json(counts.into_iter().map(count).collect::<Vec<_>>()).into_response())
+}
+
+/// Which events are broken down.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct BreakdownQuery {
+    /// From this moment on; from the first event, unless said otherwise.
+    #[serde(default, deserialize_with = "moment")]
+    from: Option<DateTime<Utc>>,
+    /// Before this moment.
+    #[serde(default, deserialize_with = "moment")]
+    to: Option<DateTime<Utc>>,
+    /// So many base items are named, 1 to 1000.
+    #[param(minimum = 1, maximum = 1000, default = 10)]
+    limit: Option<u32>,
+}
+
+/// A count, by base item.
+#[derive(Debug, Serialize, ToSchema)]
+struct Breakdown {
+    /// The base items with the most events, most first.
+    data: Vec<Share>,
+    /// All the others together.
+    rest: Rest,
+    /// How many events there are in all.
+    total: i64,
+}
+
+/// What a base item has of a count.
+#[derive(Debug, Serialize, ToSchema)]
+struct Share {
+    /// Which base item.
+    base_item_id: Uuid,
+    /// What it is.
+    description: String,
+    /// How many events.
+    count: i64,
+}
+
+/// What the base items that are not named have of a count.
+#[derive(Debug, Serialize, ToSchema)]
+struct Rest {
+    /// How many of them have events.
+    base_items: i64,
+    /// How many events they have together.
+    count: i64,
+}
+
+/// Break a count down by base item
+///
+/// The base items with the most events in a range, and the rest. The range is exact: it need not be of whole buckets.
+#[utoipa::path(
+    get, path = "/statistics/{metric}/breakdown", operation_id = "get_breakdown", tag = "statistics",
+    params(("metric" = Metric, Path, description = "What is counted; not `user-creation`"), BreakdownQuery),
+    responses((status = 200, description = "The shares", body = Breakdown), QueryProblems)
+)]
+async fn breakdown(
+    State(pool): State<PgPool>,
+    Path(metric): Path<String>,
+    Query(query): Query<BreakdownQuery>,
+) -> Result<Json<Breakdown>, Problem> {
+    let metric = parse_metric(&metric, "metric")?;
+    if !metric.knows_base_items() {
+        return Err(Problem::field("metric", format!("{metric} cannot be counted by base item")));
+    }
+    let limit = within("limit", query.limit.unwrap_or(DEFAULT_SHARES), 1, MOST_SHARES)?;
+    check_order(query.from, query.to)?;
+    let found = statistics::query::breakdown(&pool, metric, query.from, query.to, limit).await?;
+    let named: i64 = found.top.iter().map(|share| share.count).sum();
+    let names = i64::try_from(found.top.len()).unwrap_or(i64::MAX);
+    let share = |share: statistics::query::Share| Share {
+        base_item_id: share.base_item_id,
+        description: share.description,
+        count: share.count,
+    };
+    Ok(Json(Breakdown {
+        data: found.top.into_iter().map(share).collect(),
+        rest: Rest { base_items: found.base_items - names, count: found.total - named },
+        total: found.total,
+    }))
 }
 
 /// Which series a stream shows.
@@ -146,6 +228,15 @@ struct StreamQuery {
     /// How many buckets, up to that of the present moment, 1 to 10000.
     #[param(minimum = 1, maximum = 10_000, default = 60)]
     window: Option<u32>,
+    /// Also the buckets of a range: from the one that contains this moment on. Needs `to`.
+    #[serde(default, deserialize_with = "moment")]
+    from: Option<DateTime<Utc>>,
+    /// Up to this moment; a bucket that contains it is whole. Needs `from`; 10000 buckets at most lie between them.
+    #[serde(default, deserialize_with = "moment")]
+    to: Option<DateTime<Utc>>,
+    /// Also the newest event of each metric, as the second (UTC) in which it happened.
+    #[param(default = false)]
+    latest: Option<bool>,
     /// The least milliseconds between two messages with changes, 1 to 60000. What happens within is merged. Unless asked
     /// for more, changes come at once, then every 2 to 50 milliseconds, depending on how many streams are open.
     #[param(minimum = 1, maximum = 60_000)]
@@ -158,6 +249,7 @@ struct StreamQuery {
 ///
 /// - `snapshot` `{metric, resolution, timezone, as_of, buckets: [{time, count}, …]}`: all non-empty buckets, newest first
 /// - `update` `{metric, buckets: [{time, count}, …]}`: the new counts (not differences) of the buckets that changed
+/// - both also have `series: "range"` for the range that `from` and `to` ask for, and `series: "latest"` for the newest event
 /// - `heartbeat` `{time, lag_ms}`: every five seconds; the database's clock, and how long a notification takes
 /// - `status` `{status}`: `live`, or `stale` while the database cannot be heard
 #[utoipa::path(
@@ -195,10 +287,21 @@ async fn stream(
         Some(millis) => Some(Duration::from_millis(within("interval", millis, 1, LONGEST_INTERVAL_MILLIS)?)),
         None => None,
     };
-    let series = metrics
-        .into_iter()
-        .map(|metric| SeriesKey { metric, calendar, base_item: query.base_item_id, extent: Extent::Window(window) })
-        .collect();
+    let range = parse_range(calendar, query.from, query.to)?;
+    let newest = Extent::Latest { from: None, to: None, limit: 1 };
+    let mut series = Vec::new();
+    for metric in metrics {
+        let mut add = |calendar, extent| {
+            series.push(SeriesKey { metric, calendar, base_item: query.base_item_id, extent });
+        };
+        add(calendar, Extent::Window(window));
+        if let Some(range) = &range {
+            add(calendar, range.clone());
+        }
+        if query.latest == Some(true) {
+            add(Calendar { resolution: Resolution::Second, zone: Tz::UTC }, newest.clone());
+        }
+    }
     sse::stream(&hub, pool, Topic::new(series, Format::Events), &headers, interval, takeover)
 }
 
@@ -226,6 +329,32 @@ async fn check_base_item(pool: &PgPool, metrics: &[Metric], base_item: Option<Uu
         }
         other => other.map(drop).map_err(Problem::from),
     }
+}
+
+fn check_order(from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>) -> Result<(), Problem> {
+    if from.zip(to).is_some_and(|(from, to)| from >= to) {
+        return Err(Problem::field("to", "must be later than from"));
+    }
+    Ok(())
+}
+
+/// The buckets from one moment to another, which must not be too many.
+fn parse_range(
+    calendar: Calendar,
+    from: Option<DateTime<Utc>>,
+    to: Option<DateTime<Utc>>,
+) -> Result<Option<Extent>, Problem> {
+    check_order(from, to)?;
+    let (from, to) = match (from, to) {
+        (Some(from), Some(to)) => (calendar.start_of(from.timestamp_millis()), end_covering(calendar, to)),
+        (Some(_), None) => return Err(Problem::field("to", "is needed where there is a from")),
+        (None, Some(_)) => return Err(Problem::field("from", "is needed where there is a to")),
+        (None, None) => return Ok(None),
+    };
+    if from < calendar.back(calendar.start_of(to - 1), MOST_BUCKETS - 1) {
+        return Err(Problem::field("from", format!("is more than {MOST_BUCKETS} buckets before to")));
+    }
+    Ok(Some(Extent::Latest { from: Some(from), to: Some(to), limit: MOST_BUCKETS }))
 }
 
 fn within<N: Copy + PartialOrd + std::fmt::Display>(field: &str, value: N, least: N, most: N) -> Result<N, Problem> {

@@ -7,7 +7,7 @@ use chrono::SecondsFormat;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::statistics::{Calendar, SeriesKey, UnixMillis, date_time};
+use crate::statistics::{Calendar, Extent, SeriesKey, UnixMillis, date_time};
 
 /// A bucket in a message.
 #[derive(Debug, Serialize)]
@@ -61,6 +61,8 @@ impl Frame {
         #[derive(Serialize)]
         struct Message {
             metric: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            series: Option<&'static str>,
             resolution: &'static str,
             timezone: &'static str,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,6 +74,7 @@ impl Frame {
             Some("snapshot"),
             &Message {
                 metric: key.metric.name(),
+                series: series_name(&key.extent),
                 resolution: key.calendar.resolution.name(),
                 timezone: key.calendar.zone.name(),
                 base_item_id: key.base_item,
@@ -86,9 +89,15 @@ impl Frame {
         #[derive(Serialize)]
         struct Message {
             metric: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            series: Option<&'static str>,
             buckets: Vec<Bucket>,
         }
-        let message = Message { metric: key.metric.name(), buckets: buckets(&key.calendar, counts) };
+        let message = Message {
+            metric: key.metric.name(),
+            series: series_name(&key.extent),
+            buckets: buckets(&key.calendar, counts),
+        };
         self.message(Some("update"), &message);
     }
 
@@ -116,6 +125,15 @@ impl Frame {
             status: &'static str,
         }
         self.message(Some("status"), &Message { status });
+    }
+}
+
+/// Tells the series of a metric apart, of which a topic may have several. The window, which most have alone, needs no name.
+fn series_name(extent: &Extent) -> Option<&'static str> {
+    match extent {
+        Extent::Window(_) => None,
+        Extent::Latest { from: Some(_), .. } => Some("range"),
+        Extent::Latest { from: None, .. } => Some("latest"),
     }
 }
 

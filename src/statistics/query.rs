@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{FromRow, PgConnection, PgPool, Row};
 use uuid::Uuid;
 
 use super::{Delta, Extent, Metric, Position, Resolution, SeriesKey, Snapshot, UnixMillis, date_time};
@@ -207,6 +207,57 @@ async fn newest_sums(
     }
     counts.truncate(limit);
     Ok(counts)
+}
+
+/// How much of a count is whose.
+#[derive(Debug)]
+pub struct Breakdown {
+    /// The base items with the most events, most first.
+    pub top: Vec<Share>,
+    /// How many events there are of all base items.
+    pub total: i64,
+    /// How many base items have any.
+    pub base_items: i64,
+}
+
+/// What a base item has of a count.
+#[derive(Debug, sqlx::FromRow)]
+pub struct Share {
+    /// Whose.
+    pub base_item_id: Uuid,
+    /// What it is.
+    pub description: String,
+    /// How many events.
+    pub count: i64,
+}
+
+/// The events of a metric within a range, by base item.
+pub async fn breakdown(
+    pool: &PgPool,
+    metric: Metric,
+    from: Option<DateTime<Utc>>,
+    to: Option<DateTime<Utc>>,
+    limit: u32,
+) -> Result<Breakdown, sqlx::Error> {
+    let rows = sqlx::query(
+        "select b.id as base_item_id, b.description, c.count,
+            sum(c.count) over ()::bigint as total, count(*) over () as base_items
+        from statistics.breakdown($1::statistics.metric, coalesce($2, '-infinity'), coalesce($3, 'infinity')) c
+        join base_items b on b.id = c.base_item_id
+        order by c.count desc, b.id
+        limit $4",
+    )
+    .bind(metric.name())
+    .bind(from)
+    .bind(to)
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await?;
+    let (total, base_items) = rows
+        .first()
+        .map_or(Ok((0, 0)), |row| Ok::<_, sqlx::Error>((row.try_get("total")?, row.try_get("base_items")?)))?;
+    let top = rows.iter().map(Share::from_row).collect::<Result<_, _>>()?;
+    Ok(Breakdown { top, total, base_items })
 }
 
 fn decode_counts(rows: &[PgRow]) -> Result<Vec<(UnixMillis, i64)>, sqlx::Error> {

@@ -309,6 +309,86 @@ async fn counts_are_exact_wherever_they_are_kept() {
     world.assert_exact(&ZONES[2..4]).await;
 }
 
+/// By base item, between any two moments: whole days, parts of a minute, and nothing at all.
+#[tokio::test]
+async fn breakdowns_are_exact_wherever_counts_are_kept() {
+    let world = World::new().await;
+    let moments = random_moments(300);
+    world.insert(&moments).await;
+    for folded in [false, true, false] {
+        if folded {
+            assert!(world.scalar("select statistics.fold()").await > 0);
+        } else {
+            world.insert(&moments[..100]).await;
+        }
+        let mut ranges = vec![(None, None)];
+        for step in 1..40 {
+            let from = moments[(step * 7) % 300] - TimeDelta::milliseconds(chance(3));
+            for length in [1, 59_999, 3_600_000, chance(864_000_000), chance(30_000_000_000)] {
+                ranges.push((Some(from), Some(from + TimeDelta::milliseconds(length + 1))));
+            }
+            ranges.push((Some(from), None));
+            ranges.push((None, Some(from)));
+        }
+        for metric in &METRICS[..2] {
+            for &(from, to) in &ranges {
+                let expected: Vec<(Uuid, i64)> = sqlx::query_as(
+                    "select base_item_id, count(*) from statistics.events
+                    where metric = $1::statistics.metric and moment >= coalesce($2, '-infinity') and moment < coalesce($3, 'infinity')
+                    group by 1 order by 2 desc, 1",
+                )
+                .bind(metric)
+                .bind(from)
+                .bind(to)
+                .fetch_all(world.pool())
+                .await
+                .expect("a recount");
+                let mut path = format!("/statistics/{metric}/breakdown?limit=2");
+                for (name, moment) in [("from", from), ("to", to)] {
+                    if let Some(moment) = moment {
+                        path += &format!("&{name}={}", moment.format("%Y-%m-%dT%H:%M:%S%.6fZ"));
+                    }
+                }
+                let (status, answer) = world.api().get(&path).await;
+                assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+                let named: Vec<_> = expected
+                    .iter()
+                    .take(2)
+                    .map(|(id, count)| {
+                        let index = world.base_items.iter().position(|base_item| base_item == id).expect("a base item");
+                        let description = ["a", "b", "c"][index];
+                        json!({"base_item_id": id, "description": description, "count": count})
+                    })
+                    .collect();
+                let rest: i64 = expected.iter().skip(2).map(|(_, count)| count).sum();
+                let expected = json!({
+                    "data": named,
+                    "rest": {"base_items": expected.len().saturating_sub(2), "count": rest},
+                    "total": expected.iter().map(|(_, count)| count).sum::<i64>(),
+                });
+                assert_eq!(answer, expected, "{path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_breakdown_that_cannot_be_made_is_refused_by_the_name_of_the_parameter() {
+    let server = Server::start().await;
+    for (path, parameter) in [
+        ("user-creation/breakdown", "metric"),
+        ("sales/breakdown", "metric"),
+        ("transfers/breakdown?limit=0", "limit"),
+        ("transfers/breakdown?limit=1001", "limit"),
+        ("transfers/breakdown?from=2021-01-02T00:00:00Z&to=2021-01-02T00:00:00Z", "to"),
+        ("transfers/breakdown?timezone=UTC", "timezone"),
+    ] {
+        let (status, problem) = server.api.get(&format!("/statistics/{path}")).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{path}: {problem}");
+        assert_eq!(problem["errors"][0]["field"], parameter, "{path}: {problem}");
+    }
+}
+
 /// Seconds are kept for a while; older ones are counted from the ledger. Nobody sees where the one begins.
 #[tokio::test]
 async fn seconds_are_exact_whether_they_are_kept_or_not() {

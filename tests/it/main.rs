@@ -4,6 +4,7 @@
 
 mod api;
 mod append_only;
+mod assets;
 mod bulk;
 mod calendar;
 mod connections;
@@ -18,6 +19,7 @@ mod notifications;
 mod openapi;
 mod parents;
 mod plans;
+mod ranges;
 mod reporting;
 mod service;
 mod smoke;

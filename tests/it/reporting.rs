@@ -50,7 +50,7 @@ async fn the_queries_of_the_readme_run_for_a_reader() {
     let mut reader = database.pool.acquire().await.unwrap();
     reader.execute("set role newcycle_reader").await.unwrap();
     let queries: Vec<_> = block.split(';').map(str::trim).filter(|query| !query.is_empty()).collect();
-    assert_eq!(queries.len(), 5);
+    assert_eq!(queries.len(), 6);
     for query in queries {
         let rows = sqlx::query(AssertSqlSafe(query.to_owned())).fetch_all(&mut *reader).await.expect(query);
         assert!(!rows.is_empty(), "{query}");
