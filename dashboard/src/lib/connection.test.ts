@@ -82,9 +82,14 @@ describe('a stream', () => {
     const streams: FakeStream[] = [];
     const messages: StreamMessage[] = [];
     const statuses: ConnectionStatus[] = [];
+    let refusals = 0;
     const connection = new StreamConnection(
       '/statistics/stream?resolution=minute',
-      { message: (message) => messages.push(message), status: (status) => statuses.push(status) },
+      {
+        message: (message) => messages.push(message),
+        status: (status) => statuses.push(status),
+        refused: () => (refusals += 1),
+      },
       (url) => {
         const stream = new FakeStream(url);
         streams.push(stream);
@@ -97,7 +102,7 @@ describe('a stream', () => {
       if (stream === undefined) throw new Error('no stream was opened');
       return stream;
     };
-    return { connection, streams, messages, statuses, present };
+    return { connection, streams, messages, statuses, present, refusals: () => refusals };
   }
 
   test('becomes live with its first status and hands on what it hears', () => {
@@ -107,7 +112,7 @@ describe('a stream', () => {
     expect(statuses).toEqual(['live']);
     expect(messages).toEqual([
       { type: 'status', status: 'live' },
-      { type: 'update', metric: 'transfers', buckets: [{ time: 1000, count: 2 }] },
+      { type: 'update', metric: 'transfers', series: 'window', buckets: [{ time: 1000, count: 2 }] },
     ]);
   });
 
@@ -154,7 +159,7 @@ describe('a stream', () => {
   });
 
   test('is opened again, ever more slowly, when EventSource has given up', () => {
-    const { streams, statuses, present } = open();
+    const { streams, statuses, present, refusals } = open();
     const waits: number[] = [];
     for (let attempt = 0; attempt < 7; attempt += 1) {
       const before = streams.length;
@@ -167,6 +172,7 @@ describe('a stream', () => {
       waits.push(waited);
     }
     expect(waits).toEqual([1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+    expect(refusals()).toBe(7);
     expect(statuses).toEqual([]);
     present().send('status', { status: 'live' });
     expect(statuses).toEqual(['live']);

@@ -41,6 +41,8 @@ export interface EventStream {
 export interface ConnectionListener {
   message(message: StreamMessage): void;
   status(status: ConnectionStatus): void;
+  /** What answered was no stream. It is tried again all the same. */
+  refused(): void;
 }
 
 /** Heartbeats come every 5 seconds: two missed ones, and a little patience for a slow network. */
@@ -136,8 +138,10 @@ export class StreamConnection {
 
   #lose(stream: EventStream): void {
     this.#advance({ type: 'lost' });
-    if (stream.readyState === CLOSED) this.#retryLater();
-    else this.#watchForSilence();
+    if (stream.readyState === CLOSED) {
+      this.#retryLater();
+      this.listener.refused();
+    } else this.#watchForSilence();
   }
 
   #watchForSilence(): void {

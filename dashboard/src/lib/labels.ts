@@ -1,69 +1,135 @@
-/** Words for buckets: the marks below a chart, a bucket's full name, the name of a window. */
+/** Words for buckets in the reader's locale: the marks below a chart, a bucket's full name, the name of a window. */
 
-import { WINDOW_LENGTH, type Resolution } from './resolution';
+import { SPANS, windowLength, type Range } from './range';
+import type { Resolution } from './resolution';
 import { localDate } from './zone';
 
 export interface Tick {
-  /** Which bucket of the window. */
+  /** Which bucket of those that are shown. */
   readonly index: number;
   readonly label: string;
 }
 
-const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec'] as const;
-const WEEKDAYS = ['Sun', 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat'] as const;
+const DAY: Intl.DateTimeFormatOptions = { day: 'numeric', month: 'short' };
+const MONTH: Intl.DateTimeFormatOptions = { month: 'short' };
+const YEAR: Intl.DateTimeFormatOptions = { year: 'numeric' };
+const DATE: Intl.DateTimeFormatOptions = { weekday: 'short', ...DAY, ...YEAR };
+const TIME: Intl.DateTimeFormatOptions = { hour: '2-digit', minute: '2-digit' };
+const SECONDS: Intl.DateTimeFormatOptions = { ...TIME, second: '2-digit' };
+const SPLIT_SECOND: Intl.DateTimeFormatOptions = { second: '2-digit', fractionalSecondDigits: 3 };
+const MILLISECONDS: Intl.DateTimeFormatOptions = { ...SECONDS, fractionalSecondDigits: 3 };
 
-/** Marks for the round times of a window, at most `limit` of them. */
+const BUCKET_FORMATS: Readonly<Record<Exclude<Resolution, 'quarter'>, Intl.DateTimeFormatOptions>> = {
+  millisecond: { ...DAY, ...MILLISECONDS },
+  second: { ...DAY, ...SECONDS },
+  minute: { ...DATE, ...TIME },
+  hour: { ...DATE, ...TIME },
+  day: DATE,
+  week: DATE,
+  month: { ...MONTH, ...YEAR },
+  year: YEAR,
+};
+
+/** Undefined is the reader's own. */
+type Locale = string | undefined;
+
+// Creating a formatter costs a hundred times more than using it.
+const formats = new Map<string, Intl.DateTimeFormat>();
+
+/** A formatter of moments, as a clock and a calendar in the zone show them. */
+export function dateFormat(
+  options: Intl.DateTimeFormatOptions,
+  zone: string,
+  locale?: Locale,
+): Intl.DateTimeFormat {
+  const key = JSON.stringify([options, zone, locale]);
+  let format = formats.get(key);
+  if (format === undefined) {
+    format = new Intl.DateTimeFormat(locale, { ...options, timeZone: zone });
+    formats.set(key, format);
+  }
+  return format;
+}
+
+/** Marks for round times among buckets: the most of a kind that there is room for, at most `limit` of them. */
 export function ticks(
   starts: readonly number[],
   resolution: Resolution,
   zone: string,
   limit: number,
+  locale?: Locale,
 ): Tick[] {
-  const round: Tick[] = [];
-  starts.forEach((start, index) => {
+  let round = starts
+    .map((start, index) => ({ index, start }))
     // Cheap first: the calendar is not asked about 190 of 200 milliseconds.
-    if (resolution === 'millisecond' && start % 50 !== 0) return;
-    const local = localDate(start, zone);
-    if (isRound(local, resolution)) round.push({ index, label: tickLabel(local, resolution) });
-  });
+    .filter(({ start }) => resolution !== 'millisecond' || start % 50 === 0)
+    .map(({ index, start }) => ({ index, start, local: localDate(start, zone) }));
+  for (const isRound of ROUND[resolution]) {
+    const rounder = round.filter(({ local }) => isRound(local));
+    if (rounder.length === 0) break;
+    round = rounder;
+    if (round.length <= limit) break;
+  }
   const step = Math.max(1, Math.ceil(round.length / Math.max(1, limit)));
-  return round.filter((_, position) => position % step === 0);
+  return round
+    .filter((_, position) => position % step === 0)
+    .map(({ index, start, local }) => ({ index, label: tickLabel(start, local, resolution, zone, locale) }));
 }
 
-/** The name of one bucket, such as "Mon 5 Jan 2026, 14:03". */
-export function bucketLabel(start: number, resolution: Resolution, zone: string): string {
-  const local = localDate(start, zone);
-  const year = local.getUTCFullYear();
-  const date = `${WEEKDAYS[local.getUTCDay()] ?? ''} ${dayAndMonth(local)} ${year}`;
+/** The name of one bucket, such as "Mon, 5 Jan 2026, 14:03". */
+export function bucketLabel(start: number, resolution: Resolution, zone: string, locale?: Locale): string {
+  if (resolution === 'quarter') {
+    const local = localDate(start, zone);
+    return `${quarterName(local)} ${local.getUTCFullYear()}`;
+  }
+  const words = dateFormat(BUCKET_FORMATS[resolution], zone, locale).format(start);
+  return resolution === 'week' ? `Week of ${words}` : words;
+}
+
+/** From when to when something is shown, such as "20 – 21 Nov 2026". */
+export function rangeLabel(
+  from: number,
+  until: number,
+  resolution: Resolution,
+  zone: string,
+  locale?: Locale,
+): string {
   switch (resolution) {
     case 'millisecond':
-      return `${dayAndMonth(local)}, ${time(local, 12)}`;
+      return dateFormat({ ...DAY, ...MILLISECONDS }, zone, locale).formatRange(from, until);
     case 'second':
-      return `${dayAndMonth(local)}, ${time(local, 8)}`;
+      return dateFormat({ ...DAY, ...YEAR, ...SECONDS }, zone, locale).formatRange(from, until);
     case 'minute':
     case 'hour':
-      return `${date}, ${time(local, 5)}`;
+      return dateFormat({ ...DAY, ...YEAR, ...TIME }, zone, locale).formatRange(from, until);
     case 'day':
-      return date;
     case 'week':
-      return `Week of ${date}`;
+      return dateFormat({ ...DAY, ...YEAR }, zone, locale).formatRange(from, until - 1);
     case 'month':
-      return `${monthName(local)} ${year}`;
     case 'quarter':
-      return `${quarterName(local)} ${year}`;
+      return dateFormat({ ...MONTH, ...YEAR }, zone, locale).formatRange(from, until - 1);
     case 'year':
-      return String(year);
+      return dateFormat(YEAR, zone, locale).formatRange(from, until - 1);
   }
 }
 
-/** The name of the window, such as "last 60 minutes". */
-export function windowLabel(resolution: Resolution): string {
-  return `last ${WINDOW_LENGTH[resolution]} ${resolution}s`;
+/** The name of what is shown, such as "last 60 minutes". */
+export function windowLabel(range: Range, resolution: Resolution): string {
+  switch (range.kind) {
+    case 'window':
+      return `last ${windowLength(range, resolution)} ${resolution}s`;
+    case 'last':
+      return SPANS[range.span].words;
+    case 'between':
+      return 'in this range';
+  }
 }
 
-/** What a window's finished buckets are compared with, such as "against the 59 minutes before". */
-export function comparisonLabel(resolution: Resolution): string {
-  return `against the ${WINDOW_LENGTH[resolution] - 1} ${resolution}s before`;
+/** What finished buckets are compared with, such as "against the 59 minutes before". */
+export function comparisonLabel(finished: number, resolution: Resolution): string {
+  return finished === 1
+    ? `against the ${resolution} before`
+    : `against the ${finished} ${resolution}s before`;
 }
 
 /** The name of the bucket that is filling, such as "this minute". */
@@ -71,66 +137,63 @@ export function currentLabel(resolution: Resolution): string {
   return resolution === 'day' ? 'today' : `this ${resolution}`;
 }
 
-/** Whether a bucket's start is worth a mark. */
-function isRound(local: Date, resolution: Resolution): boolean {
+/** How long ago something was, such as "3 seconds ago". */
+export function agoLabel(moment: number, now: number, locale?: Locale): string {
+  const format = new Intl.RelativeTimeFormat(locale);
+  const seconds = Math.max(0, Math.floor((now - moment) / 1_000));
+  if (seconds < 60) return format.format(-seconds, 'second');
+  if (seconds < 3_600) return format.format(-Math.floor(seconds / 60), 'minute');
+  if (seconds < 2 * 86_400) return format.format(-Math.floor(seconds / 3_600), 'hour');
+  return format.format(-Math.floor(seconds / 86_400), 'day');
+}
+
+const every = (step: number, unit: (local: Date) => number) => (local: Date) => unit(local) % step === 0;
+const millisecondOfSecond = (local: Date) => local.getUTCMilliseconds();
+const second = (local: Date) => local.getUTCSeconds();
+const secondOfHour = (local: Date) => 60 * local.getUTCMinutes() + second(local);
+const minuteOfDay = (local: Date) => 60 * local.getUTCHours() + local.getUTCMinutes();
+const year = (local: Date) => local.getUTCFullYear();
+const startsYear = (local: Date) => local.getUTCMonth() === 0;
+const isMonday = (local: Date) => local.getUTCDay() === 1;
+
+/** Which buckets are worth a mark, from the most to the fewest: each of a kind is of those before it as well. */
+const ROUND: Readonly<Record<Resolution, readonly ((local: Date) => boolean)[]>> = {
+  millisecond: [50, 100, 500, 1_000].map((step) => every(step, millisecondOfSecond)),
+  second: [
+    ...[10, 20, 60].map((step) => every(step, second)),
+    every(300, secondOfHour),
+    every(900, secondOfHour),
+  ],
+  minute: [10, 20, 60, 180, 360, 720, 1_440].map((step) => every(step, minuteOfDay)),
+  hour: [every(720, minuteOfDay), every(1_440, minuteOfDay), isMonday],
+  day: [isMonday],
+  // The first Monday of a month.
+  week: [(local) => local.getUTCDate() <= 7, (local) => local.getUTCMonth() % 3 === 0, startsYear],
+  month: [(local) => local.getUTCMonth() % 3 === 0, startsYear, every(5, year)],
+  quarter: [(local) => local.getUTCMonth() % 6 === 0, startsYear, every(5, year)],
+  year: [1, 2, 10, 50].map((step) => every(step, year)),
+};
+
+function tickLabel(start: number, local: Date, resolution: Resolution, zone: string, locale: Locale): string {
+  const say = (options: Intl.DateTimeFormatOptions) => dateFormat(options, zone, locale).format(start);
   switch (resolution) {
     case 'millisecond':
-      return true;
+      return say(SPLIT_SECOND);
     case 'second':
-      return local.getUTCSeconds() % 10 === 0;
+      return say(SECONDS);
     case 'minute':
-      return local.getUTCMinutes() % 10 === 0;
     case 'hour':
-      return local.getUTCHours() % 12 === 0;
-    case 'day':
-      return local.getUTCDay() === 1;
-    case 'week':
-      // The first Monday of a month.
-      return local.getUTCDate() <= 7;
-    case 'month':
-      return local.getUTCMonth() % 3 === 0;
-    case 'quarter':
-      return local.getUTCMonth() % 6 === 0;
-    case 'year':
-      return true;
-  }
-}
-
-function tickLabel(local: Date, resolution: Resolution): string {
-  const year = String(local.getUTCFullYear());
-  const startsYear = local.getUTCMonth() === 0;
-  switch (resolution) {
-    case 'millisecond':
-      return time(local, 12).slice(6);
-    case 'second':
-      return time(local, 8);
-    case 'minute':
-      return time(local, 5);
-    case 'hour':
-      return local.getUTCHours() === 0 ? dayAndMonth(local) : time(local, 5);
+      return say(minuteOfDay(local) === 0 ? DAY : TIME);
     case 'day':
     case 'week':
-      return dayAndMonth(local);
+      return say(DAY);
     case 'month':
-      return startsYear ? year : monthName(local);
+      return say(startsYear(local) ? YEAR : MONTH);
     case 'quarter':
-      return startsYear ? year : quarterName(local);
+      return startsYear(local) ? say(YEAR) : quarterName(local);
     case 'year':
-      return year;
+      return say(YEAR);
   }
-}
-
-/** The time of day, cut after so many characters of "14:03:59.250". */
-function time(local: Date, length: number): string {
-  return local.toISOString().slice(11, 11 + length);
-}
-
-function dayAndMonth(local: Date): string {
-  return `${local.getUTCDate()} ${monthName(local)}`;
-}
-
-function monthName(local: Date): string {
-  return MONTHS[local.getUTCMonth()] ?? '';
 }
 
 function quarterName(local: Date): string {

@@ -12,3 +12,8 @@ export const METRIC_TITLES: Readonly<Record<Metric, string>> = {
 export function isMetric(value: unknown): value is Metric {
   return METRICS.some((metric) => metric === value);
 }
+
+/** Whether a metric can be counted by base item. */
+export function knowsBaseItems(metric: Metric): boolean {
+  return metric !== 'user-creation';
+}

@@ -99,9 +99,9 @@ export function zoomedOut(from: number, to: number, now: number): { from: number
   return { from: Math.round(end - 4 * half), to: Math.round(end) };
 }
 
-/** How many buckets a range up to now shows. */
-export function windowLength(range: Exclude<Range, { kind: 'between' }>, resolution: Resolution): number {
-  return range.kind === 'window' ? WINDOW_LENGTH[resolution] : spanLength(range.span, resolution);
+/** How many buckets up to now are shown: beside a range that does not move, those of the usual window. */
+export function windowLength(range: Range, resolution: Resolution): number {
+  return range.kind === 'last' ? spanLength(range.span, resolution) : WINDOW_LENGTH[resolution];
 }
 
 function spanLength(name: SpanName, resolution: Resolution): number {

@@ -1,11 +1,12 @@
 import { describe, expect, test } from 'vitest';
+import { FixedFraming, MovingFraming } from './range';
 import { Series } from './series';
 
 const MINUTE = 60_000;
 const NOON = Date.parse('2026-11-21T12:00:00Z');
 
 function minuteSeries(length = 3): Series {
-  return new Series('minute', 'UTC', length);
+  return new Series(new MovingFraming('minute', 'UTC', length));
 }
 
 describe('a series', () => {
@@ -55,7 +56,7 @@ describe('a series', () => {
   test('rolls over as time passes, although nothing happens', () => {
     const series = minuteSeries();
     series.replace([{ time: NOON, count: 5 }]);
-    expect(series.rollsOverAt(NOON + 59_999)).toBe(NOON + MINUTE);
+    expect(series.changesAt(NOON + 59_999)).toBe(NOON + MINUTE);
     expect(series.view(NOON + 59_999)).toMatchObject({ current: 5, total: 5 });
     expect(series.view(NOON + MINUTE)).toMatchObject({ counts: [0, 5, 0], current: 0, total: 5 });
     expect(series.view(NOON + 3 * MINUTE)).toMatchObject({ counts: [0, 0, 0], total: 0 });
@@ -122,7 +123,7 @@ describe('a series', () => {
   });
 
   test('compares days across a change of the clocks by the calendar', () => {
-    const series = new Series('day', 'Europe/Berlin', 3);
+    const series = new Series(new MovingFraming('day', 'Europe/Berlin', 3));
     // The night in between has 25 hours.
     series.replace([
       { time: Date.parse('2026-10-22T22:00:00Z'), count: 2 },
@@ -137,10 +138,30 @@ describe('a series', () => {
   });
 
   test('counts a day of 25 hours as one day', () => {
-    const series = new Series('day', 'Europe/Berlin', 2);
+    const series = new Series(new MovingFraming('day', 'Europe/Berlin', 2));
     const day = Date.parse('2026-10-24T22:00:00Z');
     series.replace([{ time: day, count: 25 }]);
     expect(series.view(Date.parse('2026-10-25T22:59:59Z')).current).toBe(25);
     expect(series.view(Date.parse('2026-10-25T23:00:00Z'))).toMatchObject({ current: 0, counts: [25, 0] });
+  });
+
+  test('of a range stays where it is, and compares what is finished of it', () => {
+    const series = new Series(new FixedFraming('minute', 'UTC', NOON - 90_000, NOON + 30_000));
+    series.replace([
+      { time: NOON - 5 * MINUTE, count: 2 },
+      { time: NOON - 3 * MINUTE, count: 100 },
+      { time: NOON - 2 * MINUTE, count: 3 },
+      { time: NOON, count: 7 },
+    ]);
+    const starts = [NOON - 2 * MINUTE, NOON - MINUTE, NOON];
+    const still = { starts, until: NOON + MINUTE, counts: [3, 0, 7], previous: [2, 0, 100], total: 10 };
+    expect(series.view(NOON)).toMatchObject({ ...still, filling: 2, current: 7, change: { absolute: 1 } });
+    expect(series.changesAt(NOON)).toBe(NOON + MINUTE);
+    // Once it is past, all of it can be compared.
+    const past = series.view(NOON + MINUTE);
+    expect(past).toMatchObject({ ...still, filling: undefined, current: 0, change: { absolute: -92 } });
+    expect(series.changesAt(NOON + MINUTE)).toBe(Infinity);
+    // Before it has begun there is nothing to compare.
+    expect(series.view(NOON - 2 * MINUTE - 1)).toMatchObject({ filling: undefined, change: undefined });
   });
 });

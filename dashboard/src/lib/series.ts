@@ -1,8 +1,8 @@
-/** The counts of one metric in one resolution, as the stream tells them, and the window that is shown of them. */
+/** The counts of one metric in one resolution, as the stream tells them, and what is shown of them. */
 
-import { nextBucket, startOfBucket, windowStarts, zeroFill } from './buckets';
+import { zeroFill } from './buckets';
 import { changeBetween, type Change } from './change';
-import { WINDOW_LENGTH, type Resolution } from './resolution';
+import type { Framing } from './range';
 
 /** A bucket's start in milliseconds since 1970, and its whole count. */
 export interface Bucket {
@@ -13,11 +13,15 @@ export interface Bucket {
 export interface SeriesView {
   /** False until the server has sent this series: the zeros are then no statement. */
   readonly known: boolean;
-  /** Starts of the window's buckets, oldest first; the last one is still filling. */
+  /** Starts of the buckets that are shown, oldest first. */
   readonly starts: readonly number[];
+  /** Where the last one ends. */
+  readonly until: number;
   readonly counts: readonly number[];
-  /** The counts of as many buckets before the window: each belongs to the bucket of the same index. */
+  /** The counts of as many buckets before: each belongs to the bucket of the same index. */
   readonly previous: readonly number[];
+  /** Which of the buckets is still filling; none where now is not among them. */
+  readonly filling: number | undefined;
   readonly current: number;
   readonly total: number;
   /**
@@ -27,22 +31,11 @@ export interface SeriesView {
   readonly change: Change | undefined;
 }
 
-/** The window that is shown, and the one before it. */
-interface Window {
-  readonly starts: readonly number[];
-  readonly until: number;
-}
-
 export class Series {
   #known = false;
   #counts = new Map<number, number>();
-  #window: Window | undefined;
 
-  constructor(
-    private readonly resolution: Resolution,
-    private readonly zone: string,
-    private readonly length: number = WINDOW_LENGTH[resolution],
-  ) {}
+  constructor(private readonly framing: Framing) {}
 
   /** A snapshot is the whole truth: what it does not mention is zero. */
   replace(buckets: readonly Bucket[]): void {
@@ -56,48 +49,41 @@ export class Series {
   }
 
   /**
-   * Forgets buckets that have left the window for good. Only the server's own time may be given here: a local
+   * Forgets buckets that have left the frame for good. Only the server's own time may be given here: a local
    * clock that runs ahead would throw away what is still to be shown.
    */
   prune(serverTime: number): void {
-    const oldest = this.#windowAt(serverTime).starts[0] ?? serverTime;
+    const oldest = this.framing.at(serverTime).earlier[0] ?? serverTime;
     for (const time of this.#counts.keys()) {
       if (time < oldest) this.#counts.delete(time);
     }
   }
 
   view(now: number): SeriesView {
-    const { starts, until } = this.#windowAt(now);
-    const both = zeroFill(starts, until, this.#counts);
-    const counts = both.slice(-this.length);
-    const previous = both.slice(0, -this.length);
-    const comparable = this.#known && this.length > 1;
+    const { earlier, starts, until, filling } = this.framing.at(now);
+    const both = zeroFill([...earlier, ...starts], until, this.#counts);
+    const counts = both.slice(earlier.length);
+    const previous = both.slice(0, earlier.length);
+    const finished = filling ?? (now < until ? 0 : counts.length);
+    const comparable = this.#known && finished > 0;
     return {
       known: this.#known,
-      starts: starts.slice(-this.length),
+      starts,
+      until,
       counts,
       previous,
-      current: counts.at(-1) ?? 0,
+      filling,
+      current: filling === undefined ? 0 : (counts[filling] ?? 0),
       total: sum(counts),
-      change: comparable ? changeBetween(sum(previous.slice(0, -1)), sum(counts.slice(0, -1))) : undefined,
+      change: comparable
+        ? changeBetween(sum(previous.slice(0, finished)), sum(counts.slice(0, finished)))
+        : undefined,
     };
   }
 
-  /** When the bucket that contains `now` ends: until then the window stays the same. */
-  rollsOverAt(now: number): number {
-    return this.#windowAt(now).until;
-  }
-
-  #windowAt(now: number): Window {
-    // The window is built anew only when a bucket ends: a busy series is drawn many times in between.
-    const current = startOfBucket(now, this.resolution, this.zone);
-    if (this.#window?.starts.at(-1) !== current) {
-      this.#window = {
-        starts: windowStarts(now, this.resolution, this.zone, 2 * this.length),
-        until: nextBucket(current, this.resolution, this.zone),
-      };
-    }
-    return this.#window;
+  /** Until when a view stays the same if nothing happens. */
+  changesAt(now: number): number {
+    return this.framing.changesAt(now);
   }
 }
 

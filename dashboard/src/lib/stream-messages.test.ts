@@ -1,15 +1,32 @@
 import { describe, expect, test } from 'vitest';
-import { readMessage, streamUrl, type MessageType } from './stream-messages';
+import { readMessage, streamUrl, type MessageType, type StreamQuery } from './stream-messages';
 
-test('a stream is asked for with every metric, the zone, and twice the window of its resolution', () => {
-  const url = new URL(streamUrl('hour', 'America/Argentina/Buenos_Aires'), 'http://newcycle.test');
+const QUERY: StreamQuery = {
+  metrics: ['item-creation', 'transfers'],
+  resolution: 'hour',
+  zone: 'America/Argentina/Buenos_Aires',
+  baseItem: undefined,
+  window: 96,
+  range: undefined,
+};
+
+test.each<[Partial<StreamQuery>, Record<string, string>]>([
+  [{}, {}],
+  [
+    { baseItem: 'b', range: { from: Date.UTC(2026, 1, 3), to: Date.UTC(2026, 1, 4) } },
+    { base_item_id: 'b', from: '2026-02-03T00:00:00.000Z', to: '2026-02-04T00:00:00.000Z' },
+  ],
+])('a stream is asked for as the API has it: %j', (changes, expected) => {
+  const url = new URL(streamUrl({ ...QUERY, ...changes }), 'http://newcycle.test');
   expect(url.pathname).toBe('/statistics/stream');
   expect(Object.fromEntries(url.searchParams)).toEqual({
-    metrics: 'item-creation,transfers,user-creation',
+    metrics: 'item-creation,transfers',
     resolution: 'hour',
     timezone: 'America/Argentina/Buenos_Aires',
     window: '96',
+    latest: 'true',
     interval: '33',
+    ...expected,
   });
 });
 
@@ -25,12 +42,15 @@ describe('a message', () => {
     ).toEqual({
       type: 'snapshot',
       metric: 'item-creation',
+      series: 'window',
       asOf: Date.parse('2026-11-21T12:00:00Z'),
       buckets: read,
     });
-    expect(readMessage('update', JSON.stringify({ metric: 'user-creation', buckets }))).toEqual({
+    const latest = { metric: 'user-creation', series: 'latest', buckets };
+    expect(readMessage('update', JSON.stringify(latest))).toEqual({
       type: 'update',
       metric: 'user-creation',
+      series: 'latest',
       buckets: read,
     });
     expect(readMessage('heartbeat', '{"time":"1970-01-01T00:00:01.500Z","lag_ms":null}')).toEqual({
@@ -49,6 +69,7 @@ describe('a message', () => {
     ['update', '{"metric":"transfers","buckets":[{"time":"yesterday","count":1}]}'],
     ['update', '{"metric":"transfers","buckets":[{"time":"2026-11-21T12:00:00Z","count":"1"}]}'],
     ['update', '{"metric":"transfers","buckets":[null]}'],
+    ['update', '{"metric":"transfers","series":"first","buckets":[]}'],
     ['heartbeat', '{"time":12}'],
     ['status', '{"status":"fine"}'],
     ['status', 'null'],

@@ -1,18 +1,29 @@
 /** The events of `/statistics/stream`: how to ask for them and how to read them. */
 
-import { METRICS, isMetric, type Metric } from './metric';
-import { WINDOW_LENGTH, type Resolution } from './resolution';
+import { isMetric, type Metric } from './metric';
+import type { Resolution } from './resolution';
 import type { Bucket } from './series';
+
+/** The series of a metric: its window up to now, a range that stays, and the newest event alone. */
+const SERIES = ['window', 'range', 'latest'] as const;
+
+export type SeriesName = (typeof SERIES)[number];
 
 export type StreamMessage =
   | {
       readonly type: 'snapshot';
       readonly metric: Metric;
+      readonly series: SeriesName;
       /** What the server's clock showed when it sent this. */
       readonly asOf: number;
       readonly buckets: readonly Bucket[];
     }
-  | { readonly type: 'update'; readonly metric: Metric; readonly buckets: readonly Bucket[] }
+  | {
+      readonly type: 'update';
+      readonly metric: Metric;
+      readonly series: SeriesName;
+      readonly buckets: readonly Bucket[];
+    }
   | { readonly type: 'heartbeat'; readonly time: number }
   | { readonly type: 'status'; readonly status: DatabaseStatus };
 
@@ -27,15 +38,32 @@ export type MessageType = (typeof MESSAGE_TYPES)[number];
 // Thirty pictures a second are enough: a busy server would tell changes far more often to whoever wants them all.
 const INTERVAL_MS = 33;
 
-/** The address of a stream with every metric in one resolution, over the window that is shown and the one before. */
-export function streamUrl(resolution: Resolution, zone: string): string {
+/** What a stream is asked for. */
+export interface StreamQuery {
+  readonly metrics: readonly Metric[];
+  readonly resolution: Resolution;
+  readonly zone: string;
+  readonly baseItem: string | undefined;
+  /** How many buckets up to now. */
+  readonly window: number;
+  readonly range: { readonly from: number; readonly to: number } | undefined;
+}
+
+/** The address of a stream with everything that the page shows. */
+export function streamUrl({ metrics, resolution, zone, baseItem, window, range }: StreamQuery): string {
   const query = new URLSearchParams({
-    metrics: METRICS.join(','),
+    metrics: metrics.join(','),
     resolution,
     timezone: zone,
-    window: String(2 * WINDOW_LENGTH[resolution]),
+    window: String(window),
+    latest: 'true',
     interval: String(INTERVAL_MS),
   });
+  if (baseItem !== undefined) query.set('base_item_id', baseItem);
+  if (range !== undefined) {
+    query.set('from', new Date(range.from).toISOString());
+    query.set('to', new Date(range.to).toISOString());
+  }
   return `/statistics/stream?${query.toString()}`;
 }
 
@@ -46,16 +74,20 @@ export function readMessage(type: MessageType, data: string): StreamMessage | un
   switch (type) {
     case 'snapshot': {
       const { metric } = body;
+      const series = readSeries(body.series);
       const asOf = readTime(body.as_of);
       const buckets = readBuckets(body.buckets);
-      return isMetric(metric) && asOf !== undefined && buckets !== undefined
-        ? { type, metric, asOf, buckets }
+      return isMetric(metric) && series !== undefined && asOf !== undefined && buckets !== undefined
+        ? { type, metric, series, asOf, buckets }
         : undefined;
     }
     case 'update': {
       const { metric } = body;
+      const series = readSeries(body.series);
       const buckets = readBuckets(body.buckets);
-      return isMetric(metric) && buckets !== undefined ? { type, metric, buckets } : undefined;
+      return isMetric(metric) && series !== undefined && buckets !== undefined
+        ? { type, metric, series, buckets }
+        : undefined;
     }
     case 'heartbeat': {
       const time = readTime(body.time);
@@ -66,6 +98,11 @@ export function readMessage(type: MessageType, data: string): StreamMessage | un
       return status === 'live' || status === 'stale' ? { type, status } : undefined;
     }
   }
+}
+
+/** The window, which most readers ask for alone, goes without a name. */
+function readSeries(value: unknown): SeriesName | undefined {
+  return SERIES.find((name) => name === (value ?? 'window'));
 }
 
 function readBuckets(value: unknown): Bucket[] | undefined {
