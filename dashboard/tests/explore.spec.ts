@@ -65,7 +65,7 @@ test('an item is found by its id, and by that of a transfer; a user by theirs', 
   await expect(page.getByTestId('subject-id')).toHaveText(item.id);
 
   await page.getByRole('link', { name: 'All items' }).click();
-  await expect(heading(page, 'Latest items')).toBeVisible();
+  await expect(heading(page, 'Latest items')).toBeFocused();
   await page.goBack();
   await expect(page.getByTestId('subject-id')).toHaveText(item.id);
 });
@@ -153,6 +153,7 @@ test('the moment that is chosen is in the address, and there may have been no ow
   await expect(linkTo(page.getByTestId('owner-then'), first.id)).toBeVisible();
   await page.getByRole('button', { name: 'Now' }).click();
   await expect(page.getByTestId('owner-then')).toBeHidden();
+  await expect(page.getByLabel('Owner at a moment')).toBeFocused();
   await expect(page).not.toHaveURL(/[?&]at=/);
 });
 
@@ -354,7 +355,7 @@ test('a server that cannot be reached is said to be just that, and asked again',
   await expect(alerts.first()).not.toContainText('saved');
   await page.unrouteAll();
   await alerts.first().getByRole('button', { name: 'Try again' }).click();
-  await expect(heading(page, 'Out of reach')).toBeVisible();
+  await expect(heading(page, 'Out of reach')).toBeFocused();
   await alerts.first().getByRole('button', { name: 'Try again' }).click();
   await expect(newestTransfer(page)).toContainText('Out of reach');
   await expect(alerts).toHaveCount(0);
