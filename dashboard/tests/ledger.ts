@@ -34,8 +34,13 @@ export function insertTransfer(
   request: APIRequestContext,
   itemId: string,
   ownerId: string,
+  timestamp?: string,
 ): Promise<Transfer> {
-  return insert(request, '/transfers', { item_id: itemId, owner_id: ownerId });
+  return insert(request, '/transfers', {
+    item_id: itemId,
+    owner_id: ownerId,
+    ...(timestamp !== undefined && { timestamp }),
+  });
 }
 
 /** The newest bucket that the JSON statistics know, in the zone that the tests' browser is in. */

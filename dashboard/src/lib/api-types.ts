@@ -10,6 +10,7 @@ export type User = Schemas['User'];
 export type NewUser = Schemas['NewUser'];
 export type Item = Schemas['Item'];
 export type NewItem = Schemas['NewItem'];
+export type Owner = Schemas['Owner'];
 export type Transfer = Schemas['Transfer'];
 export type NewTransfer = Schemas['NewTransfer'];
 

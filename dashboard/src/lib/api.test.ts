@@ -35,6 +35,39 @@ describe('the API', () => {
     expect(requests[0]?.url).toBe('http://newcycle.test/users?page_size=50');
   });
 
+  test('asks for one row by its id, whatever was typed for one', async () => {
+    const { api, requests } = answering(() => Response.json({ id: 'i-1' }));
+    expect(await api.item('i-1')).toEqual({ id: 'i-1' });
+    await api.user('../items?x=1');
+    expect(requests.map(({ url }) => url)).toEqual([
+      'http://newcycle.test/items/i-1',
+      'http://newcycle.test/users/..%2Fitems%3Fx%3D1',
+    ]);
+  });
+
+  test('asks for the page after another one', async () => {
+    const page = { data: [{ id: 't-1' }], next_page_token: 'further' };
+    const { api, requests } = answering(() => Response.json(page));
+    expect(await api.transfers({ pageSize: 20 })).toEqual(page);
+    await api.history('i-1', { pageSize: 20, pageToken: 'a+b' });
+    expect(requests.map(({ url }) => url)).toEqual([
+      'http://newcycle.test/transfers?page_size=20',
+      'http://newcycle.test/items/i-1/transfers?page_size=20&page_token=a%2Bb',
+    ]);
+  });
+
+  test('asks about now, or about a moment', async () => {
+    const { api, requests } = answering(() => Response.json({}));
+    await api.owner('i-1', undefined);
+    await api.owner('i-1', 0);
+    await api.holdings('u-1', Date.UTC(2026, 0, 5, 13, 3, 59), { pageSize: 20 });
+    expect(requests.map(({ url }) => url)).toEqual([
+      'http://newcycle.test/items/i-1/owner',
+      'http://newcycle.test/items/i-1/owner?at=1970-01-01T00%3A00%3A00.000Z',
+      'http://newcycle.test/users/u-1/items?at=2026-01-05T13%3A03%3A59.000Z&page_size=20',
+    ]);
+  });
+
   test('throws the problem that the server describes', async () => {
     const problem = {
       title: 'Unprocessable Content',
@@ -50,7 +83,9 @@ describe('the API', () => {
     expect(await problemOf(api.createUser({}))).toMatchObject({
       status: 0,
       title: 'The server could not be reached',
+      detail: 'The server could not be reached. Nothing is known to have been saved.',
     });
+    expect(await problemOf(api.item('i-1'))).toMatchObject({ detail: 'The server could not be reached.' });
   });
 
   test('does not take a broken answer for a row', async () => {

@@ -7,12 +7,20 @@ import type {
   NewItem,
   NewTransfer,
   NewUser,
+  Owner,
   Page,
   Transfer,
   User,
 } from './api-types';
 import { ProblemError, problemOf, unreachable } from './problem';
 
+/** Which rows of a list: so many after those that a page's `next_page_token` stands for, or the first ones. */
+export interface PageRequest {
+  readonly pageSize: number;
+  readonly pageToken?: string | undefined;
+}
+
+/** Moments are milliseconds since 1970. */
 export interface Api {
   createBaseItem(body: NewBaseItem): Promise<BaseItem>;
   createItem(body: NewItem): Promise<Item>;
@@ -21,7 +29,25 @@ export interface Api {
   latestBaseItems(pageSize: number): Promise<BaseItem[]>;
   latestItems(pageSize: number): Promise<Item[]>;
   latestUsers(pageSize: number): Promise<User[]>;
+  baseItem(id: string): Promise<BaseItem>;
+  item(id: string): Promise<Item>;
+  user(id: string): Promise<User>;
+  transfer(id: string): Promise<Transfer>;
+  items(page: PageRequest): Promise<Page<Item>>;
+  transfers(page: PageRequest): Promise<Page<Transfer>>;
+  /** The owner at a moment, or now; a problem of status 404 where nobody owned the item then. */
+  owner(itemId: string, at: number | undefined): Promise<Owner>;
+  /** What happened to an item, newest first. */
+  history(itemId: string, page: PageRequest): Promise<Page<Transfer>>;
+  /** What a user owned at a moment, or owns now. */
+  holdings(userId: string, at: number | undefined, page: PageRequest): Promise<Page<Item>>;
 }
+
+// Answers come within milliseconds. A connection that died in silence would keep the page waiting for minutes.
+const PATIENCE_MS = 15_000;
+
+const UNREACHABLE = 'The server could not be reached.';
+const UNSAVED = 'Nothing is known to have been saved.';
 
 /** A client for the server at `base`; the empty string is the page's own origin. */
 export function createApi(base = '', send: typeof fetch = (input, init) => fetch(input, init)): Api {
@@ -30,13 +56,15 @@ export function createApi(base = '', send: typeof fetch = (input, init) => fetch
     try {
       response = await send(base + path, options);
     } catch {
-      throw new ProblemError(unreachable());
+      throw new ProblemError(
+        unreachable(options.method === 'POST' ? `${UNREACHABLE} ${UNSAVED}` : UNREACHABLE),
+      );
     }
     if (!response.ok) throw new ProblemError(await problemOf(response));
     try {
       return await response.json();
     } catch {
-      throw new ProblemError({ ...unreachable(), detail: 'The answer of the server could not be read.' });
+      throw new ProblemError(unreachable('The answer of the server could not be read.'));
     }
   }
 
@@ -48,12 +76,23 @@ export function createApi(base = '', send: typeof fetch = (input, init) => fetch
       body: JSON.stringify(body),
     })) as Row;
 
-  const latest = async <Row>(path: string, pageSize: number) =>
-    (
-      (await request(`${path}?page_size=${pageSize}`, {
-        headers: { accept: 'application/json' },
-      })) as Page<Row>
-    ).data;
+  const read = async <Answer>(path: string, query: Query = {}) => {
+    const said = Object.entries(query).flatMap(([name, value]) =>
+      value === undefined ? [] : [[name, String(value)]],
+    );
+    const search = said.length === 0 ? '' : `?${new URLSearchParams(said).toString()}`;
+    return (await request(path + search, {
+      headers: { accept: 'application/json' },
+      signal: AbortSignal.timeout(PATIENCE_MS),
+    })) as Answer;
+  };
+
+  const one = <Row>(path: string, id: string) => read<Row>(`${path}/${encodeURIComponent(id)}`);
+
+  const list = <Row>(path: string, { pageSize, pageToken }: PageRequest, query: Query = {}) =>
+    read<Page<Row>>(path, { ...query, page_size: pageSize, page_token: pageToken });
+
+  const latest = async <Row>(path: string, pageSize: number) => (await list<Row>(path, { pageSize })).data;
 
   return {
     createBaseItem: (body) => create<BaseItem>('/base-items', body),
@@ -63,5 +102,21 @@ export function createApi(base = '', send: typeof fetch = (input, init) => fetch
     latestBaseItems: (pageSize) => latest<BaseItem>('/base-items', pageSize),
     latestItems: (pageSize) => latest<Item>('/items', pageSize),
     latestUsers: (pageSize) => latest<User>('/users', pageSize),
+    baseItem: (id) => one<BaseItem>('/base-items', id),
+    item: (id) => one<Item>('/items', id),
+    user: (id) => one<User>('/users', id),
+    transfer: (id) => one<Transfer>('/transfers', id),
+    items: (page) => list<Item>('/items', page),
+    transfers: (page) => list<Transfer>('/transfers', page),
+    owner: (itemId, at) => read<Owner>(`/items/${encodeURIComponent(itemId)}/owner`, moment(at)),
+    history: (itemId, page) => list<Transfer>(`/items/${encodeURIComponent(itemId)}/transfers`, page),
+    holdings: (userId, at, page) =>
+      list<Item>(`/users/${encodeURIComponent(userId)}/items`, page, moment(at)),
   };
+}
+
+type Query = Readonly<Record<string, string | number | undefined>>;
+
+function moment(at: number | undefined): Query {
+  return { at: at === undefined ? undefined : new Date(at).toISOString() };
 }

@@ -47,10 +47,10 @@ export async function problemOf(response: Response): Promise<Problem> {
 }
 
 /** The problem of a request that got no response. */
-export function unreachable(): Problem {
+export function unreachable(detail: string): Problem {
   return {
     title: 'The server could not be reached',
-    detail: 'The server could not be reached. Nothing is known to have been saved.',
+    detail,
     status: 0,
     errors: [],
   };
@@ -69,7 +69,8 @@ export function formErrors(problem: Problem, fields: readonly string[]): FormErr
   return { fields: byField, general };
 }
 
-function summary(problem: Problem): string {
+/** A problem in one sentence. */
+export function summary(problem: Problem): string {
   const text = problem.detail ?? problem.title;
   // The id finds the request in the server's log: only a fault of the server makes it worth showing.
   return problem.status >= 500 && problem.requestId !== undefined

@@ -1,0 +1,38 @@
+/** Keeps what is shown of the ledger up to date. */
+
+import { onDestroy, untrack } from 'svelte';
+import type { LiveStatistics } from '../lib/live.svelte';
+import type { Metric } from '../lib/metric';
+import { Refresher } from '../lib/refresher';
+
+/**
+ * Looks once, and again whenever something was heard of a metric and when it can be heard again, but not while the
+ * display is paused or `held`. To be called while a component is made.
+ */
+export function lookWhenHeard(
+  metric: Metric,
+  live: () => LiveStatistics,
+  look: () => Promise<void>,
+  held: () => boolean = () => false,
+): void {
+  const refresher = new Refresher(look);
+  const lookUnlessHeld = () => {
+    if (!live().paused && !held()) {
+      untrack(() => {
+        refresher.request();
+      });
+    }
+  };
+  refresher.request();
+  $effect(() => {
+    // Read, so that this runs again when it changes.
+    if (live().news[metric] >= 0) lookUnlessHeld();
+  });
+  $effect(() => {
+    // What happened while nothing was heard was not told.
+    if (live().status === 'live') lookUnlessHeld();
+  });
+  onDestroy(() => {
+    refresher.close();
+  });
+}
