@@ -2,7 +2,7 @@
 
 import type { PageRequest } from '../lib/api';
 import type { Page } from '../lib/api-types';
-import { Inquiry } from './inquiry.svelte';
+import { Inquiry } from '../lib/inquiry.svelte';
 
 const PAGE_SIZE = 20;
 

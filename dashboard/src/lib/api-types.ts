@@ -14,6 +14,8 @@ export type Owner = Schemas['Owner'];
 export type Transfer = Schemas['Transfer'];
 export type NewTransfer = Schemas['NewTransfer'];
 
+export type Breakdown = Schemas['Breakdown'];
+
 export interface Page<Row> {
   data: Row[];
   next_page_token: string | null;

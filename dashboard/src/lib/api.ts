@@ -2,6 +2,7 @@
 
 import type {
   BaseItem,
+  Breakdown,
   Item,
   NewBaseItem,
   NewItem,
@@ -12,6 +13,7 @@ import type {
   Transfer,
   User,
 } from './api-types';
+import type { Metric } from './metric';
 import { ProblemError, problemOf, unreachable } from './problem';
 
 /** Which rows of a list: so many after those that a page's `next_page_token` stands for, or the first ones. */
@@ -41,6 +43,8 @@ export interface Api {
   history(itemId: string, page: PageRequest): Promise<Page<Transfer>>;
   /** What a user owned at a moment, or owns now. */
   holdings(userId: string, at: number | undefined, page: PageRequest): Promise<Page<Item>>;
+  /** Whose events there are from one moment until another: the first so many base items, and the rest. */
+  breakdown(metric: Metric, range: { from: number; to: number }, limit: number): Promise<Breakdown>;
 }
 
 // Answers come within milliseconds. A connection that died in silence would keep the page waiting for minutes.
@@ -112,6 +116,12 @@ export function createApi(base = '', send: typeof fetch = (input, init) => fetch
     history: (itemId, page) => list<Transfer>(`/items/${encodeURIComponent(itemId)}/transfers`, page),
     holdings: (userId, at, page) =>
       list<Item>(`/users/${encodeURIComponent(userId)}/items`, page, moment(at)),
+    breakdown: (metric, { from, to }, limit) =>
+      read<Breakdown>(`/statistics/${metric}/breakdown`, {
+        from: new Date(from).toISOString(),
+        to: new Date(to).toISOString(),
+        limit,
+      }),
   };
 }
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { ProblemError } from '../lib/problem';
+import { ProblemError } from './problem';
 import { Inquiry } from './inquiry.svelte';
 
 const BROKEN = { title: 'Broken', status: 503, errors: [] };

@@ -1,6 +1,6 @@
 /** A question that is asked again and again. An answer that comes after a newer question was asked is never shown. */
 
-import { ProblemError, type Problem } from '../lib/problem';
+import { ProblemError, type Problem } from './problem';
 
 export class Inquiry<Answer> {
   /** The latest answer; it stays where a later question fails. */

@@ -1,19 +1,20 @@
 /** Keeps what is shown of the ledger up to date. */
 
 import { onDestroy, untrack } from 'svelte';
-import type { LiveStatistics } from '../lib/live.svelte';
-import type { Metric } from '../lib/metric';
-import { Refresher } from '../lib/refresher';
+import type { LiveStatistics } from './live.svelte';
+import type { Metric } from './metric';
+import { Refresher } from './refresher';
 
 /**
- * Looks once, and again whenever something was heard of a metric and when it can be heard again, but not while the
- * display is paused or `held`. To be called while a component is made.
+ * Looks once, and again whenever something was heard of a metric, when it can be heard again, and when `about` becomes
+ * something else, but not while the display is paused or `held`. To be called while a component is made.
  */
 export function lookWhenHeard(
   metric: Metric,
   live: () => LiveStatistics,
   look: () => Promise<void>,
   held: () => boolean = () => false,
+  about: () => unknown = () => undefined,
 ): void {
   const refresher = new Refresher(look);
   const lookUnlessHeld = () => {
@@ -24,6 +25,7 @@ export function lookWhenHeard(
     }
   };
   refresher.request();
+  let asked = JSON.stringify(about());
   $effect(() => {
     // Read, so that this runs again when it changes.
     if (live().news[metric] >= 0) lookUnlessHeld();
@@ -31,6 +33,12 @@ export function lookWhenHeard(
   $effect(() => {
     // What happened while nothing was heard was not told.
     if (live().status === 'live') lookUnlessHeld();
+  });
+  // By its value: the question stays the same when it is put anew.
+  const question = $derived(JSON.stringify(about()));
+  $effect(() => {
+    if (question !== asked) lookUnlessHeld();
+    asked = question;
   });
   onDestroy(() => {
     refresher.close();
