@@ -16,23 +16,32 @@ export function lookWhenHeard(
   held: () => boolean = () => false,
   about: () => unknown = () => undefined,
 ): void {
-  const refresher = new Refresher(look);
-  const lookUnlessHeld = () => {
-    if (!live().paused && !held()) {
-      untrack(() => {
-        refresher.request();
-      });
-    }
-  };
+  const standsStill = () => live().paused || held();
+  let looked = false;
+
+  const refresher = new Refresher(async () => {
+    // It may have been paused since this was asked for; when it goes on, it is asked for again.
+    if (looked && untrack(standsStill)) return;
+    looked = true;
+    await look();
+  });
+
+  function lookAgain(): void {
+    if (standsStill()) return;
+    untrack(() => {
+      refresher.request();
+    });
+  }
+
   refresher.request();
   let asked = JSON.stringify(about());
   $effect(() => {
     // Read, so that this runs again when it changes.
-    if (live().news[metric] >= 0) lookUnlessHeld();
+    if (live().news[metric] >= 0) lookAgain();
   });
   $effect(() => {
     // What happened while nothing was heard was not told.
-    if (live().status === 'live') lookUnlessHeld();
+    if (live().status === 'live') lookAgain();
   });
   // By its value: the question stays the same when it is put anew.
   const question = $derived(JSON.stringify(about()));
