@@ -167,3 +167,47 @@ test('a link to a base item that there is not says so, and leads on', async ({ p
   await becomesLive(page);
   await expect(notice).toBeHidden();
 });
+
+test('the counts of a range are broken down by base item, live, and one of them can be chosen', async ({
+  page,
+  request,
+}) => {
+  const [bikes, tents] = [await insertBaseItem(request, 'Cargo bike'), await insertBaseItem(request, 'Tent')];
+  const at = '2024-07-01T12:30:00Z';
+  await insertItem(request, bikes.id, at);
+  await insertItem(request, bikes.id, at);
+  await page.goto('/?resolution=minute&timezone=UTC&from=2024-07-01T12:00:00Z&to=2024-07-01T13:00:00Z');
+  await becomesLive(page);
+  const breakdown = page.getByTestId('breakdown-item-creation');
+  await expect(breakdown.getByRole('listitem')).toHaveText([/Cargo bike\s+2\s+100/]);
+  for (let tent = 0; tent < 3; tent += 1) await insertItem(request, tents.id, at);
+  await expect(breakdown.getByRole('listitem')).toHaveText([/Tent\s+3\s+60/, /Cargo bike\s+2\s+40/]);
+  await expectFigure(page, 'item-creation', 'total', 5);
+  await expect(page.getByTestId('breakdown-transfers')).toContainText('Nothing in this range');
+
+  await breakdown.getByRole('link', { name: 'Cargo bike' }).click();
+  await expect(page).toHaveURL(new RegExp(`base_item_id=${bikes.id}`));
+  await expect(page.getByTestId('base-item')).toContainText('Only items of Cargo bike');
+  await expectFigure(page, 'item-creation', 'total', 2);
+  await expect(card(page, 'user-creation')).toBeHidden();
+  await page.getByRole('link', { name: 'Count all' }).click();
+  await expectFigure(page, 'item-creation', 'total', 5);
+});
+
+test('more base items than there is room for are counted together', async ({ page, request }) => {
+  const at = '2024-08-01T12:30:00Z';
+  for (let kind = 0; kind < 7; kind += 1) {
+    const baseItem = await insertBaseItem(request, `Kind ${kind}`);
+    for (let item = 0; item <= kind; item += 1) await insertItem(request, baseItem.id, at);
+  }
+  await page.goto('/?resolution=minute&timezone=UTC&from=2024-08-01T12:00:00Z&to=2024-08-01T13:00:00Z');
+  const rows = page.getByTestId('breakdown-item-creation').getByRole('listitem');
+  await expect(rows).toHaveText([
+    /Kind 6\s+7/,
+    /Kind 5\s+6/,
+    /Kind 4\s+5/,
+    /Kind 3\s+4/,
+    /Kind 2\s+3/,
+    /2 others\s+3/,
+  ]);
+});

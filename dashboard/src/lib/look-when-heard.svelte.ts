@@ -6,8 +6,9 @@ import type { Metric } from './metric';
 import { Refresher } from './refresher';
 
 /**
- * Looks once, and again whenever something was heard of a metric, when it can be heard again, and when `about` becomes
- * something else, but not while the display is paused or `held`. To be called while a component is made.
+ * Looks once, and again whenever something was heard of a metric and when it can be heard again, but not while the
+ * display is paused or `held`; and in any case when `about` becomes something else. To be called while a component is
+ * made.
  */
 export function lookWhenHeard(
   metric: Metric,
@@ -46,8 +47,13 @@ export function lookWhenHeard(
   // By its value: the question stays the same when it is put anew.
   const question = $derived(JSON.stringify(about()));
   $effect(() => {
-    if (question !== asked) lookUnlessHeld();
+    if (question === asked) return;
     asked = question;
+    // Another question has no answer yet that could stand still.
+    looked = false;
+    untrack(() => {
+      refresher.request();
+    });
   });
   onDestroy(() => {
     refresher.close();
