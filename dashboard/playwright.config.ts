@@ -12,6 +12,8 @@ export default defineConfig({
   forbidOnly: process.env.CI !== undefined,
   timeout: 30_000,
   expect: { timeout: 10_000 },
+  // One set of pictures: whether they can be compared is looked at by the test.
+  snapshotPathTemplate: '{testDir}/appearance/{arg}{ext}',
   reporter: 'list',
   use: {
     baseURL: url,

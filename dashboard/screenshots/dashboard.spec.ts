@@ -5,6 +5,7 @@ import { expect, test, type APIRequestContext } from '@playwright/test';
 import { becomesLive } from '../tests/dashboard';
 
 const HOUR = 3_600_000;
+const ITEM = randomUUID();
 const USERS = 40;
 const ITEMS = 3_000;
 const TRANSFERS = 1_200;
@@ -43,13 +44,14 @@ test.beforeAll(async ({ request }) => {
   const named = ['Cargo bike, 80 kg', 'Party tent, 3 × 6 m', 'Projector', 'Cordless drill', 'Sewing machine'];
   const baseItems = named.map((description) => ({ id: randomUUID(), description }));
   const users = moments(USERS, 3, random).map((created_at) => ({ id: randomUUID(), created_at }));
-  const items = moments(ITEMS, 3, random).map((created_at) => ({
-    id: randomUUID(),
+  const items = moments(ITEMS, 3, random).map((created_at, index) => ({
+    id: index === 0 ? ITEM : randomUUID(),
     base_item_id: oneOf(baseItems).id,
     created_at,
   }));
-  const transfers = moments(TRANSFERS, 3, random).map((timestamp) => ({
-    item_id: oneOf(items).id,
+  const transfers = moments(TRANSFERS, 3, random).map((timestamp, index) => ({
+    // One that has changed hands often enough to have a history.
+    item_id: index % 150 === 0 ? ITEM : oneOf(items).id,
     owner_id: oneOf(users).id,
     timestamp,
   }));
@@ -59,16 +61,29 @@ test.beforeAll(async ({ request }) => {
   await insert(request, '/transfers', transfers);
 });
 
-for (const [name, width, height, colorScheme] of [
-  ['dashboard', 1_280, 900, 'light'],
-  ['dashboard-dark', 1_280, 900, 'dark'],
-  ['dashboard-phone', 390, 844, 'light'],
-] as const) {
-  test(`docs/${name}.png`, async ({ page }) => {
-    await page.setViewportSize({ width, height });
-    await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
-    await page.goto('/');
-    await becomesLive(page);
-    await page.screenshot({ path: `../docs/${name}.png` });
-  });
+const SIZES = [
+  ['', 1_280, 900, 'light'],
+  ['-dark', 1_280, 900, 'dark'],
+  ['-phone', 390, 844, 'light'],
+] as const;
+
+const VIEWS: readonly (readonly [string, string])[] = [
+  ['dashboard', '?timezone=Europe/Berlin'],
+  ['tables', '?timezone=Europe/Berlin&display=table'],
+  ['kiosk', '?timezone=Europe/Berlin&kiosk=1'],
+  ['explore', '?timezone=Europe/Berlin&page=explore'],
+  ['item', `?timezone=Europe/Berlin&page=explore&item=${ITEM}`],
+];
+
+for (const [view, address] of VIEWS) {
+  for (const [suffix, width, height, colorScheme] of SIZES) {
+    test(`docs/${view}${suffix}.png`, async ({ page }) => {
+      await page.setViewportSize({ width, height });
+      await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
+      await page.goto(`/${address}`);
+      await becomesLive(page);
+      await expect(page.getByText('Loading…')).toHaveCount(0);
+      await page.screenshot({ path: `../docs/${view}${suffix}.png` });
+    });
+  }
 }
