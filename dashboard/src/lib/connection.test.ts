@@ -182,6 +182,59 @@ describe('a stream', () => {
     expect(statuses).toEqual(['live']);
   });
 
+  /** The machine sleeps: the wall clock goes on, and no timer does. */
+  function sleep(milliseconds: number): void {
+    vi.setSystemTime(Date.now() + milliseconds);
+  }
+
+  test('that was slept through is replaced on waking, without waiting for any timer', () => {
+    const { connection, statuses, streams, present } = open();
+    present().send('status', { status: 'live' });
+    sleep(SILENCE_MS + 1);
+    expect(statuses).toEqual(['live']);
+    connection.wake();
+    expect(statuses).toEqual(['live', 'reconnecting']);
+    expect(streams.map(({ closed }) => closed)).toEqual([true, false]);
+    present().send('update', { metric: 'transfers', buckets: [] });
+    // What the connection before knew of the database is not believed of this one.
+    expect(statuses).toEqual(['live', 'reconnecting']);
+    present().send('status', { status: 'live' });
+    expect(statuses).toEqual(['live', 'reconnecting', 'live']);
+  });
+
+  test('is replaced once, however many signs of waking there are', () => {
+    const { connection, streams, present } = open();
+    present().send('status', { status: 'live' });
+    sleep(3_600_000);
+    for (let sign = 0; sign < 4; sign += 1) connection.wake();
+    expect(streams).toHaveLength(2);
+    vi.advanceTimersByTime(GIVE_UP_MS - 1);
+    expect(streams).toHaveLength(2);
+  });
+
+  test('that was heard of a moment ago is kept on waking', () => {
+    const { connection, statuses, streams, present } = open();
+    present().send('status', { status: 'live' });
+    sleep(SILENCE_MS);
+    connection.wake();
+    expect(streams).toHaveLength(1);
+    expect(statuses).toEqual(['live']);
+  });
+
+  test('is not waited for any longer on waking, when EventSource has given up', () => {
+    const { connection, streams, statuses, present } = open();
+    present().send('status', { status: 'live' });
+    present().fail(2);
+    sleep(SILENCE_MS + 1);
+    connection.wake();
+    expect(streams).toHaveLength(2);
+    present().send('status', { status: 'live' });
+    expect(statuses).toEqual(['live', 'reconnecting', 'live']);
+    // The attempt that was waited for is not made as well.
+    vi.advanceTimersByTime(SILENCE_MS - 1);
+    expect(streams).toHaveLength(2);
+  });
+
   test('says nothing more once it is closed, and leaves no timer behind', () => {
     const { connection, messages, present } = open();
     const stream = present();

@@ -3,7 +3,7 @@
  *
  * EventSource reconnects by itself after a broken connection, but it gives up for ever on a response that is not
  * a stream (a proxy's 502 while the server restarts), and it never notices a connection that died in silence.
- * Both are seen to here.
+ * Both are seen to here, and so is a machine that slept: timers sleep as well.
  */
 
 import { MESSAGE_TYPES, readMessage, type DatabaseStatus, type StreamMessage } from './stream-messages';
@@ -84,6 +84,8 @@ export class StreamConnection {
   #retryTimer: ReturnType<typeof setTimeout> | undefined;
   #silenceTimer: ReturnType<typeof setTimeout> | undefined;
   #giveUpTimer: ReturnType<typeof setTimeout> | undefined;
+  /** By the wall clock: the monotonic one and all timers may stand still while the machine sleeps. */
+  #watchingSince = 0;
 
   constructor(
     private readonly url: string,
@@ -100,6 +102,19 @@ export class StreamConnection {
     clearTimeout(this.#giveUpTimer);
     this.#stream?.close();
     this.#stream = undefined;
+  }
+
+  /**
+   * To be called when the page may have slept: a connection that has been silent for too long by the wall clock is
+   * given up at once, because no timer has counted that time.
+   */
+  wake(): void {
+    if (Date.now() - this.#watchingSince > SILENCE_MS) this.#replace();
+  }
+
+  #replace(): void {
+    this.#advance({ type: 'lost' });
+    this.#open();
   }
 
   #open(): void {
@@ -143,12 +158,12 @@ export class StreamConnection {
   #watchForSilence(): void {
     clearTimeout(this.#silenceTimer);
     clearTimeout(this.#giveUpTimer);
+    this.#watchingSince = Date.now();
     this.#silenceTimer = setTimeout(() => {
       this.#advance({ type: 'silence' });
     }, SILENCE_MS);
     this.#giveUpTimer = setTimeout(() => {
-      this.#advance({ type: 'lost' });
-      this.#open();
+      this.#replace();
     }, GIVE_UP_MS);
   }
 

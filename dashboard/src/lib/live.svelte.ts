@@ -6,6 +6,7 @@ import { METRICS, type Metric } from './metric';
 import type { Resolution } from './resolution';
 import { Series, type SeriesView } from './series';
 import { streamUrl, type StreamMessage } from './stream-messages';
+import { onWake } from './wake';
 
 // No timer runs for longer than this, so that a corrected clock is soon believed and a year's end cannot overflow it.
 const LONGEST_WAIT_MS = 60_000;
@@ -26,6 +27,7 @@ export class LiveStatistics {
   readonly #clock = new ServerClock();
   readonly #series: Readonly<Record<Metric, Series>>;
   readonly #connection: StreamConnection;
+  readonly #stopWaking: () => void;
   #rollover: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
@@ -43,9 +45,13 @@ export class LiveStatistics {
         this.status = status;
       },
     });
+    this.#stopWaking = onWake(() => {
+      this.#connection.wake();
+    });
   }
 
   close(): void {
+    this.#stopWaking();
     clearTimeout(this.#rollover);
     this.#connection.close();
   }
