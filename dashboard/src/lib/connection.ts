@@ -49,6 +49,13 @@ export const SILENCE_MS = 12_000;
 /** After this long without a word the connection is taken for dead and a new one is opened. */
 export const GIVE_UP_MS = 30_000;
 
+/**
+ * A connection that was asked for and is not answered after this long is taken for dead, too: after an outage the
+ * browser may ask through an old one that it kept, and that has died as well. Doubled each time, up to the wait above,
+ * so that a slow network gets through. The first is longer than the server makes EventSource wait.
+ */
+export const FIRST_ANSWER_MS = 5_000;
+
 /** Between attempts where EventSource has given up; doubled each time, up to the second figure. */
 export const FIRST_RETRY_MS = 1_000;
 export const LONGEST_RETRY_MS = 30_000;
@@ -81,6 +88,7 @@ export class StreamConnection {
   #state = INITIAL_STATE;
   #stream: EventStream | undefined;
   #retryMs = FIRST_RETRY_MS;
+  #answerMs = FIRST_ANSWER_MS;
   #retryTimer: ReturnType<typeof setTimeout> | undefined;
   #silenceTimer: ReturnType<typeof setTimeout> | undefined;
   #giveUpTimer: ReturnType<typeof setTimeout> | undefined;
@@ -134,17 +142,24 @@ export class StreamConnection {
       );
     }
     stream.addEventListener(
+      'open',
+      whenPresent(() => {
+        this.#watchForSilence(GIVE_UP_MS);
+      }),
+    );
+    stream.addEventListener(
       'error',
       whenPresent(() => {
         this.#lose(stream);
       }),
     );
-    this.#watchForSilence();
+    this.#watchForSilence(this.#answerMs);
   }
 
   #receive(message: StreamMessage | undefined): void {
     this.#retryMs = FIRST_RETRY_MS;
-    this.#watchForSilence();
+    this.#answerMs = FIRST_ANSWER_MS;
+    this.#watchForSilence(GIVE_UP_MS);
     if (message !== undefined) this.listener.message(message);
     this.#advance(message?.type === 'status' ? message : { type: 'message' });
   }
@@ -152,10 +167,10 @@ export class StreamConnection {
   #lose(stream: EventStream): void {
     this.#advance({ type: 'lost' });
     if (stream.readyState === CLOSED) this.#retryLater();
-    else this.#watchForSilence();
+    else this.#watchForSilence(this.#answerMs);
   }
 
-  #watchForSilence(): void {
+  #watchForSilence(giveUpMs: number): void {
     clearTimeout(this.#silenceTimer);
     clearTimeout(this.#giveUpTimer);
     this.#watchingSince = Date.now();
@@ -163,8 +178,9 @@ export class StreamConnection {
       this.#advance({ type: 'silence' });
     }, SILENCE_MS);
     this.#giveUpTimer = setTimeout(() => {
+      this.#answerMs = Math.min(this.#answerMs * 2, GIVE_UP_MS);
       this.#replace();
-    }, GIVE_UP_MS);
+    }, giveUpMs);
   }
 
   #retryLater(): void {
