@@ -26,8 +26,9 @@ export function insertItem(
   });
 }
 
-export function insertUser(request: APIRequestContext): Promise<User> {
-  return insert(request, '/users', {});
+/** On the server that the tests share, or on one of a test's own. */
+export function insertUser(request: APIRequestContext, server = ''): Promise<User> {
+  return insert(request, `${server}/users`, {});
 }
 
 export function insertTransfer(
