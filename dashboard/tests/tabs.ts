@@ -11,6 +11,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 
+/** A browser that has started answers at once. */
+const ANSWER_MS = 10_000;
+
 export class Tabs {
   private constructor(
     private readonly context: BrowserContext,
@@ -18,11 +21,16 @@ export class Tabs {
   ) {}
 
   static async start(): Promise<Tabs> {
+    // Now and then Chromium does not answer whoever asks while it starts.
+    return Tabs.#launch().catch(() => Tabs.#launch());
+  }
+
+  static async #launch(): Promise<Tabs> {
     const { executablePath, args = [] } = test.info().project.use.launchOptions ?? {};
     const profile = await mkdtemp(join(tmpdir(), 'newcycle-tabs-'));
     const child = spawn(
       executablePath ?? 'chromium',
-      [...args, '--headless', '--remote-debugging-port=0', `--user-data-dir=${profile}`],
+      [...args, '--headless', '--remote-debugging-port=0', `--user-data-dir=${profile}`, 'about:blank'],
       { stdio: ['ignore', 'ignore', 'pipe'] },
     );
     const killed = () => child.kill('SIGKILL');
@@ -35,7 +43,10 @@ export class Tabs {
       await rm(profile, { recursive: true, force: true, maxRetries: 10 });
     };
     try {
-      const browser = await chromium.connectOverCDP(await address(child.stderr), { noDefaults: true });
+      const browser = await chromium.connectOverCDP(await address(child.stderr), {
+        noDefaults: true,
+        timeout: ANSWER_MS,
+      });
       const [context] = browser.contexts();
       if (context === undefined) throw new Error('the browser has no profile');
       return new Tabs(context, close);
