@@ -3,7 +3,7 @@
 import { expect, test, type APIRequestContext, type Page } from '@playwright/test';
 import { FIRST_ANSWER_MS, GIVE_UP_MS, SILENCE_MS } from '../src/lib/connection';
 import { becomesLive, figure } from './dashboard';
-import { insertUser } from './ledger';
+import { insertBaseItem, insertItem, insertUser } from './ledger';
 import { Network } from './network';
 import { Server } from './server';
 import { Tabs } from './tabs';
@@ -13,11 +13,18 @@ const ANSWER_MS = 3 * FIRST_ANSWER_MS;
 /** What a busy machine may take for what should happen at once. */
 const PATIENCE_MS = 10_000;
 
+/** What there is before: of nothing, twice as much is nothing, too. */
+const USERS = 7;
+const ITEMS = 5;
+
 let server: Server;
 let network: Network;
 
-test.beforeAll(async () => {
+test.beforeAll(async ({ request }) => {
   server = await Server.start();
+  await insertUsers(request, USERS);
+  const baseItem = await insertBaseItem(request, 'There before', server.url);
+  for (let item = 0; item < ITEMS; item += 1) await insertItem(request, baseItem.id, undefined, server.url);
 });
 
 test.afterAll(async () => {
@@ -53,13 +60,14 @@ async function expectUsers(page: Page, expected: number, timeout = PATIENCE_MS):
     .toBe(expected);
 }
 
-/** The page is live, shows so many users, and still does when it has drawn everything that is on its way. */
+/** The page is live and shows so many users, and of what nobody inserted as much as ever. */
 async function settles(page: Page, expected: number): Promise<void> {
   await expectStatus(page, 'Live');
   await expectUsers(page, expected);
-  // One more: whatever was counted twice before it shows now.
+  // When one more is shown, so is everything that was on its way before it.
   await insertUsers(page.request, 1);
   await expectUsers(page, expected + 1);
+  expect(await figure(page, 'item-creation', 'current')).toBe(ITEMS);
 }
 
 test('what is inserted with psql is shown at once, however much it is', async ({ page }) => {
