@@ -62,9 +62,10 @@ collected, and what is left is measured. The start is after one more hour, which
 | --- | --- | --- | --- | --- | --- | --- |
 ${days.map((one) => `| ${day(one).join(' | ')} |`).join('\n')}
 
-Growth is the slope of the line that fits all ${days[0]?.held.length ?? 0} measurements best. Heap snapshots five hours apart have no more
-objects, closures or strings of the page. What grows is bounded: the cache of a time zone's offsets (4,096 minutes, then
-it starts over), the browser's own list of frames that took long, and compiled code.
+Growth is the slope of the line that fits all ${days[0]?.held.length ?? 0} measurements best. When this bench was written, heap
+snapshots five hours apart, by the minute, had no more objects, closures or strings of the page. What grew is bounded: the
+cache of a time zone's offsets (4,096 minutes, then it starts over), the browser's own list of frames that took long, and
+compiled code.
 
 ## A minute at the real server
 
