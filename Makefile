@@ -1,7 +1,7 @@
 # What people and CI run. Targets with a comment after ## are listed by `make help`.
 
 .PHONY: help run demo postgres dashboard test format lint docs test-rust test-dashboard test-browser \
-	bench screenshots have-cargo have-node
+	bench bench-dashboard screenshots have-cargo have-node
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -69,6 +69,11 @@ screenshots: have-cargo postgres dashboard ## take the pictures in docs/ anew
 # `make bench only="fan-out latency"` for some of it, `make bench quick=1` to try the bench itself.
 bench: have-cargo postgres dashboard ## measure rates, latencies and memory on this machine: benches/RESULTS.md
 	@cargo bench --locked --bench newcycle -- $(only) $(if $(quick),--quick)
+
+# `make bench-dashboard HOURS=1` to try the bench itself: it writes nothing then.
+bench-dashboard: have-cargo postgres dashboard ## measure the page, cold and open for a day: docs/dashboard-figures.md
+	cargo build --locked
+	@$(if $(HOURS),HOURS=$(HOURS)) scripts/browser-tests.sh --config bench.config.ts
 
 # What cannot be fetched for you
 

@@ -44,6 +44,9 @@ fi
 export CHROMIUM
 binary=${NEWCYCLE_BINARY:-${CARGO_TARGET_DIR:-target}/debug/newcycle}
 [ -x "$binary" ] || fail "there is no $binary: run cargo build"
+# For tests that start servers of their own, from another directory.
+NEWCYCLE_BINARY=$(realpath "$binary")
+export NEWCYCLE_BINARY
 
 data_dir=$(mktemp -d)
 server=''

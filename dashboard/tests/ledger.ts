@@ -11,23 +11,30 @@ async function insert<Row>(request: APIRequestContext, path: string, data: objec
   return (await response.json()) as Row;
 }
 
-export function insertBaseItem(request: APIRequestContext, description: string): Promise<BaseItem> {
-  return insert(request, '/base-items', { description });
+// On the server that the tests share, unless another one is named.
+
+export function insertBaseItem(
+  request: APIRequestContext,
+  description: string,
+  server = '',
+): Promise<BaseItem> {
+  return insert(request, `${server}/base-items`, { description });
 }
 
 export function insertItem(
   request: APIRequestContext,
   baseItemId: string,
   createdAt?: string,
+  server = '',
 ): Promise<Item> {
-  return insert(request, '/items', {
+  return insert(request, `${server}/items`, {
     base_item_id: baseItemId,
     ...(createdAt !== undefined && { created_at: createdAt }),
   });
 }
 
-export function insertUser(request: APIRequestContext): Promise<User> {
-  return insert(request, '/users', {});
+export function insertUser(request: APIRequestContext, server = ''): Promise<User> {
+  return insert(request, `${server}/users`, {});
 }
 
 export function insertTransfer(

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import {
+  FIRST_ANSWER_MS,
   GIVE_UP_MS,
   INITIAL_STATE,
   SILENCE_MS,
@@ -61,6 +62,10 @@ class FakeStream implements EventStream {
   send(type: string, data: unknown): void {
     const text = typeof data === 'string' ? data : JSON.stringify(data);
     this.#listeners.get(type)?.(new MessageEvent(type, { data: text }));
+  }
+
+  answer(): void {
+    this.#listeners.get('open')?.(new Event('open'));
   }
 
   fail(readyState: 0 | 2): void {
@@ -152,10 +157,45 @@ describe('a stream', () => {
     const { statuses, streams, present } = open();
     present().send('status', { status: 'live' });
     present().fail(0);
-    vi.advanceTimersByTime(10_000);
+    vi.advanceTimersByTime(FIRST_ANSWER_MS - 1);
+    present().fail(0);
+    vi.advanceTimersByTime(FIRST_ANSWER_MS - 1);
     expect(streams).toHaveLength(1);
     present().send('status', { status: 'live' });
     expect(statuses).toEqual(['live', 'reconnecting', 'live']);
+  });
+
+  test('that is not answered is asked for again, ever more slowly, until one is', () => {
+    const { streams, statuses, present } = open();
+    present().send('status', { status: 'live' });
+    present().fail(0);
+    const waits: number[] = [];
+    while (waits.length < 5) {
+      const before = streams.length;
+      let waited = 0;
+      while (streams.length === before) {
+        vi.advanceTimersByTime(500);
+        waited += 500;
+      }
+      waits.push(waited);
+    }
+    expect(waits).toEqual([5_000, 10_000, 20_000, 30_000, 30_000]);
+    present().send('status', { status: 'live' });
+    expect(statuses).toEqual(['live', 'reconnecting', 'live']);
+    // It was heard: the next outage begins with short waits.
+    const before = streams.length;
+    present().fail(0);
+    vi.advanceTimersByTime(FIRST_ANSWER_MS);
+    expect(streams).toHaveLength(before + 1);
+  });
+
+  test('that was answered is waited for, although it has no news yet', () => {
+    const { streams, present } = open();
+    present().answer();
+    vi.advanceTimersByTime(GIVE_UP_MS - 1);
+    expect(streams).toHaveLength(1);
+    vi.advanceTimersByTime(1);
+    expect(streams).toHaveLength(2);
   });
 
   test('is opened again, ever more slowly, when EventSource has given up', () => {
@@ -186,6 +226,59 @@ describe('a stream', () => {
     vi.advanceTimersByTime(10_000);
     expect(messages).toHaveLength(1);
     expect(statuses).toEqual(['live']);
+  });
+
+  /** The machine sleeps: the wall clock goes on, and no timer does. */
+  function sleep(milliseconds: number): void {
+    vi.setSystemTime(Date.now() + milliseconds);
+  }
+
+  test('that was slept through is replaced on waking, without waiting for any timer', () => {
+    const { connection, statuses, streams, present } = open();
+    present().send('status', { status: 'live' });
+    sleep(SILENCE_MS + 1);
+    expect(statuses).toEqual(['live']);
+    connection.wake();
+    expect(statuses).toEqual(['live', 'reconnecting']);
+    expect(streams.map(({ closed }) => closed)).toEqual([true, false]);
+    present().send('update', { metric: 'transfers', buckets: [] });
+    // What the connection before knew of the database is not believed of this one.
+    expect(statuses).toEqual(['live', 'reconnecting']);
+    present().send('status', { status: 'live' });
+    expect(statuses).toEqual(['live', 'reconnecting', 'live']);
+  });
+
+  test('is replaced once, however many signs of waking there are', () => {
+    const { connection, streams, present } = open();
+    present().send('status', { status: 'live' });
+    sleep(3_600_000);
+    for (let sign = 0; sign < 4; sign += 1) connection.wake();
+    expect(streams).toHaveLength(2);
+    vi.advanceTimersByTime(FIRST_ANSWER_MS - 1);
+    expect(streams).toHaveLength(2);
+  });
+
+  test('that was heard of a moment ago is kept on waking', () => {
+    const { connection, statuses, streams, present } = open();
+    present().send('status', { status: 'live' });
+    sleep(SILENCE_MS);
+    connection.wake();
+    expect(streams).toHaveLength(1);
+    expect(statuses).toEqual(['live']);
+  });
+
+  test('is not waited for any longer on waking, when EventSource has given up', () => {
+    const { connection, streams, statuses, present } = open();
+    present().send('status', { status: 'live' });
+    present().fail(2);
+    sleep(SILENCE_MS + 1);
+    connection.wake();
+    expect(streams).toHaveLength(2);
+    present().send('status', { status: 'live' });
+    expect(statuses).toEqual(['live', 'reconnecting', 'live']);
+    // The attempt that was waited for is not made as well.
+    vi.advanceTimersByTime(SILENCE_MS - 1);
+    expect(streams).toHaveLength(2);
   });
 
   test('says nothing more once it is closed, and leaves no timer behind', () => {

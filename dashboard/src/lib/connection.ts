@@ -3,7 +3,7 @@
  *
  * EventSource reconnects by itself after a broken connection, but it gives up for ever on a response that is not
  * a stream (a proxy's 502 while the server restarts), and it never notices a connection that died in silence.
- * Both are seen to here.
+ * Both are seen to here, and so is a machine that slept: timers sleep as well.
  */
 
 import { MESSAGE_TYPES, readMessage, type DatabaseStatus, type StreamMessage } from './stream-messages';
@@ -51,6 +51,13 @@ export const SILENCE_MS = 12_000;
 /** After this long without a word the connection is taken for dead and a new one is opened. */
 export const GIVE_UP_MS = 30_000;
 
+/**
+ * A connection that was asked for and is not answered after this long is taken for dead, too: after an outage the
+ * browser may ask through an old one that it kept, and that has died as well. Doubled each time, up to the wait above,
+ * so that a slow network gets through. The first is longer than the server makes EventSource wait.
+ */
+export const FIRST_ANSWER_MS = 5_000;
+
 /** Between attempts where EventSource has given up; doubled each time, up to the second figure. */
 export const FIRST_RETRY_MS = 1_000;
 export const LONGEST_RETRY_MS = 30_000;
@@ -83,9 +90,12 @@ export class StreamConnection {
   #state = INITIAL_STATE;
   #stream: EventStream | undefined;
   #retryMs = FIRST_RETRY_MS;
+  #answerMs = FIRST_ANSWER_MS;
   #retryTimer: ReturnType<typeof setTimeout> | undefined;
   #silenceTimer: ReturnType<typeof setTimeout> | undefined;
   #giveUpTimer: ReturnType<typeof setTimeout> | undefined;
+  /** By the wall clock: the monotonic one and all timers may stand still while the machine sleeps. */
+  #watchingSince = 0;
 
   constructor(
     private readonly url: string,
@@ -102,6 +112,19 @@ export class StreamConnection {
     clearTimeout(this.#giveUpTimer);
     this.#stream?.close();
     this.#stream = undefined;
+  }
+
+  /**
+   * To be called when the page may have slept: a connection that has been silent for too long by the wall clock is
+   * given up at once, because no timer has counted that time.
+   */
+  wake(): void {
+    if (Date.now() - this.#watchingSince > SILENCE_MS) this.#replace();
+  }
+
+  #replace(): void {
+    this.#advance({ type: 'lost' });
+    this.#open();
   }
 
   #open(): void {
@@ -121,17 +144,24 @@ export class StreamConnection {
       );
     }
     stream.addEventListener(
+      'open',
+      whenPresent(() => {
+        this.#watchForSilence(GIVE_UP_MS);
+      }),
+    );
+    stream.addEventListener(
       'error',
       whenPresent(() => {
         this.#lose(stream);
       }),
     );
-    this.#watchForSilence();
+    this.#watchForSilence(this.#answerMs);
   }
 
   #receive(message: StreamMessage | undefined): void {
     this.#retryMs = FIRST_RETRY_MS;
-    this.#watchForSilence();
+    this.#answerMs = FIRST_ANSWER_MS;
+    this.#watchForSilence(GIVE_UP_MS);
     if (message !== undefined) this.listener.message(message);
     this.#advance(message?.type === 'status' ? message : { type: 'message' });
   }
@@ -141,19 +171,20 @@ export class StreamConnection {
     if (stream.readyState === CLOSED) {
       this.#retryLater();
       this.listener.refused();
-    } else this.#watchForSilence();
+    } else this.#watchForSilence(this.#answerMs);
   }
 
-  #watchForSilence(): void {
+  #watchForSilence(giveUpMs: number): void {
     clearTimeout(this.#silenceTimer);
     clearTimeout(this.#giveUpTimer);
+    this.#watchingSince = Date.now();
     this.#silenceTimer = setTimeout(() => {
       this.#advance({ type: 'silence' });
     }, SILENCE_MS);
     this.#giveUpTimer = setTimeout(() => {
-      this.#advance({ type: 'lost' });
-      this.#open();
-    }, GIVE_UP_MS);
+      this.#answerMs = Math.min(this.#answerMs * 2, GIVE_UP_MS);
+      this.#replace();
+    }, giveUpMs);
   }
 
   #retryLater(): void {

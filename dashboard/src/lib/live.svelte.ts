@@ -8,6 +8,7 @@ import { problemOf } from './problem';
 import { FixedFraming, MovingFraming, windowLength } from './range';
 import { Series, type Bucket, type SeriesView } from './series';
 import { streamUrl, type SeriesName, type StreamMessage } from './stream-messages';
+import { onWake } from './wake';
 
 // No timer runs for longer than this, so that a corrected clock is soon believed and a year's end cannot overflow it.
 const LONGEST_WAIT_MS = 1_000;
@@ -93,6 +94,7 @@ export class LiveStatistics {
   readonly #connection: StreamConnection;
   readonly #url: string;
   #asking: AbortController | undefined;
+  readonly #stopWaking: () => void;
   #rollover: ReturnType<typeof setTimeout> | undefined;
 
   constructor({ resolution, zone, range, baseItem }: Watched) {
@@ -130,9 +132,13 @@ export class LiveStatistics {
         void this.#askWhy();
       },
     });
+    this.#stopWaking = onWake(() => {
+      this.#connection.wake();
+    });
   }
 
   close(): void {
+    this.#stopWaking();
     clearTimeout(this.#rollover);
     this.#asking?.abort();
     this.#connection.close();

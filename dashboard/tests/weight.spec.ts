@@ -1,0 +1,45 @@
+import { expect, test, type Response } from '@playwright/test';
+import { becomesLive, explore } from './dashboard';
+import { gzippedSize, scriptsAmong } from './weight';
+
+/** Of gzipped JavaScript. */
+const SCRIPT_BUDGET = 80 * 1024;
+
+test('the page is light, keeps to itself, and is downloaded once', async ({ page, request, baseURL }) => {
+  const responses: Response[] = [];
+  page.on('response', (response) => responses.push(response));
+  await page.goto('/');
+  await becomesLive(page);
+  await explore(page);
+
+  const scripts = scriptsAmong(responses);
+  expect(scripts.length).toBeGreaterThan(0);
+  expect(await gzippedSize(request, scripts)).toBeLessThanOrEqual(SCRIPT_BUDGET);
+
+  const origins = new Set(responses.map((response) => new URL(response.url()).origin));
+  expect([...origins]).toEqual([new URL(baseURL ?? '').origin]);
+
+  for (const response of responses) {
+    const { pathname } = new URL(response.url());
+    if (!pathname.startsWith('/assets/')) continue;
+    expect(pathname, 'its content is in its name').toMatch(/-[\w-]{8}\.\w+$/);
+    expect(response.headers()['cache-control'], pathname).toContain('immutable');
+  }
+  expect(scripts.filter((url) => !new URL(url).pathname.startsWith('/assets/'))).toEqual([]);
+});
+
+test('nothing that is written into the page is run', async ({ page }) => {
+  const response = await page.goto('/');
+  const policy = response?.headers()['content-security-policy'] ?? '';
+  expect(policy).toContain("default-src 'none'");
+  expect(policy).not.toContain('unsafe-inline');
+  expect(policy).not.toContain('unsafe-eval');
+  await becomesLive(page);
+  const ran = await page.evaluate(() => {
+    const script = document.createElement('script');
+    script.textContent = 'document.body.dataset.ran = "yes"';
+    document.body.append(script);
+    return document.body.dataset.ran;
+  });
+  expect(ran).toBeUndefined();
+});
