@@ -72,8 +72,9 @@ bench: have-cargo postgres dashboard ## measure rates, latencies and memory on t
 
 # `make bench-dashboard HOURS=1` to try the bench itself: it writes nothing then.
 bench-dashboard: have-cargo postgres dashboard ## measure the page, cold and open for a day: docs/dashboard-figures.md
-	cargo build --locked
-	@$(if $(HOURS),HOURS=$(HOURS)) scripts/browser-tests.sh --config bench.config.ts
+	cargo build --locked --release
+	@$(if $(HOURS),HOURS=$(HOURS)) NEWCYCLE_BINARY=$${CARGO_TARGET_DIR:-target}/release/newcycle \
+		scripts/browser-tests.sh --config bench.config.ts
 
 # What cannot be fetched for you
 

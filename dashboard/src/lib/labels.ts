@@ -137,9 +137,12 @@ export function currentLabel(resolution: Resolution): string {
   return resolution === 'day' ? 'today' : `this ${resolution}`;
 }
 
+const relativeFormats = new Map<Locale, Intl.RelativeTimeFormat>();
+
 /** How long ago something was, such as "3 seconds ago". */
 export function agoLabel(moment: number, now: number, locale?: Locale): string {
-  const format = new Intl.RelativeTimeFormat(locale);
+  let format = relativeFormats.get(locale);
+  if (format === undefined) relativeFormats.set(locale, (format = new Intl.RelativeTimeFormat(locale)));
   const seconds = Math.max(0, Math.floor((now - moment) / 1_000));
   if (seconds < 60) return format.format(-seconds, 'second');
   if (seconds < 3_600) return format.format(-Math.floor(seconds / 60), 'minute');

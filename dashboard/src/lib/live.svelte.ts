@@ -96,6 +96,7 @@ export class LiveStatistics {
   #asking: AbortController | undefined;
   readonly #stopWaking: () => void;
   #rollover: ReturnType<typeof setTimeout> | undefined;
+  #showing: ReturnType<typeof setTimeout> | undefined;
 
   constructor({ resolution, zone, range, baseItem }: Watched) {
     const metrics = METRICS.filter((metric) => baseItem === undefined || knowsBaseItems(metric));
@@ -140,6 +141,7 @@ export class LiveStatistics {
   close(): void {
     this.#stopWaking();
     clearTimeout(this.#rollover);
+    clearTimeout(this.#showing);
     this.#asking?.abort();
     this.#connection.close();
   }
@@ -161,20 +163,17 @@ export class LiveStatistics {
         this.#clock.observe(message.asOf);
         this.#series[message.metric]?.replace(message.series, message.buckets);
         this.news[message.metric] += 1;
-        this.#rollOver();
+        this.#showSoon();
         break;
-      case 'update': {
-        const series = this.#series[message.metric];
-        if (series === undefined) break;
-        series.merge(message.series, message.buckets);
+      case 'update':
+        this.#series[message.metric]?.merge(message.series, message.buckets);
         this.news[message.metric] += 1;
-        this.#show({ ...this.views, [message.metric]: series.view(this.#clock.now()) });
+        this.#showSoon();
         break;
-      }
       case 'heartbeat':
         this.#clock.observe(message.time);
         for (const series of Object.values(this.#series)) series.prune(message.time);
-        this.#rollOver();
+        this.#showSoon();
         break;
       case 'status':
         break;
@@ -200,6 +199,14 @@ export class LiveStatistics {
     } finally {
       asking.abort();
     }
+  }
+
+  /** What arrives together is shown together: a publication has a message for each series that changed. */
+  #showSoon(): void {
+    this.#showing ??= setTimeout(() => {
+      this.#showing = undefined;
+      this.#rollOver();
+    });
   }
 
   #show(views: Views): void {
