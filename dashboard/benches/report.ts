@@ -54,7 +54,7 @@ Each load is in a browser profile of its own, with nothing cached and no connect
 ## A day open at 10 updates a second
 
 The page's clocks, timers and EventSource are replaced by ones in which time passes as fast as the page keeps up, and
-pixels are not painted. It gets 864,000 updates, ten at once each second, and 17,280 heartbeats, draws its charts every
+pixels are not painted. It gets 864,000 updates, ten at once each second, as many of the newest event, and 17,280 heartbeats, draws its charts every
 second, and rolls its buckets over as on any day. After each hour its status and figures are checked, garbage is
 collected, and what is left is measured. The start is after one more hour, which fills the windows and is not counted.
 

@@ -14,6 +14,7 @@ test('the page loads without complaint and becomes live', async ({ page }) => {
   await becomesLive(page);
   await expect(page.getByRole('heading', { name: 'newcycle' })).toBeVisible();
   await expect(page.getByRole('radio', { name: 'Minute' })).toBeChecked();
+  await expect(page).toHaveTitle('By the minute – newcycle');
   expect(complaints).toEqual([]);
 });
 

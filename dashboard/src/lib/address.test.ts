@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { viewIn, withView, type View } from './address';
+import { titleOf, viewIn, withView, type View } from './address';
 import { browserTimeZone } from './zone';
 
 const page = (query: string) => new URL(`http://newcycle.test/${query}`);
@@ -41,6 +41,7 @@ test.each([
   // A year of minutes is more than can be shown, and so are 20 years of them.
   '?from=2020-01-01T00:00:00Z&to=2021-01-01T00:00:00Z',
   '?last=20y',
+  '?at=%2B275760-09-13T00:00:00Z',
 ])('what the address does not say, or says wrongly, is as on a first visit: "%s"', (query) => {
   expect(viewIn(page(query))).toEqual(FIRST_VISIT);
 });
@@ -61,4 +62,15 @@ test.each<Partial<View>>([
 ])('a view is read from the address as it was written: %j', (changes) => {
   const view = { ...FIRST_VISIT, ...changes };
   expect(viewIn(withView(page('?resolution=day&timezone=Asia/Tokyo&user=x'), view))).toEqual(view);
+});
+
+test.each<[Partial<View>, string]>([
+  [{}, 'By the minute – newcycle'],
+  [{ page: 'explore' }, 'Explore – newcycle'],
+  [
+    { page: 'explore', subject: { kind: 'item', id: '0197a000-0000-7000-8000-00000000abcd' } },
+    'Item …0000abcd – newcycle',
+  ],
+])('a tab is named by what it shows: %j', (changes, expected) => {
+  expect(titleOf({ ...FIRST_VISIT, ...changes })).toBe(expected);
 });

@@ -90,12 +90,24 @@ function rangeOf(last: string | undefined, from: number | undefined, to: number 
   return isSpanName(last) ? { kind: 'last', span: last } : USUAL_WINDOW;
 }
 
+// The years that the ledger accepts.
+const FIRST_MOMENT = Date.parse('0001-01-01T00:00:00Z');
+const LAST_MOMENT = Date.parse('9999-12-31T23:59:59Z');
+
 function momentOf(text: string | undefined): number | undefined {
   const moment = Date.parse(text ?? '');
-  return Number.isNaN(moment) ? undefined : moment;
+  return moment >= FIRST_MOMENT && moment <= LAST_MOMENT ? moment : undefined;
 }
 
 function subjectOf(item: string | undefined, user: string | undefined): Subject | undefined {
   if (item !== undefined) return { kind: 'item', id: item };
   return user === undefined ? undefined : { kind: 'user', id: user };
+}
+
+/** What the page is called, in tabs and bookmarks. */
+export function titleOf({ page, subject, resolution }: View): string {
+  if (page === 'statistics') return `By the ${resolution} – newcycle`;
+  return subject === undefined
+    ? 'Explore – newcycle'
+    : `${subject.kind === 'item' ? 'Item' : 'User'} …${subject.id.slice(-8)} – newcycle`;
 }
