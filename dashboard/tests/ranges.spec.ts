@@ -183,6 +183,11 @@ test('the counts of a range are broken down by base item, live, and one of them 
   for (let tent = 0; tent < 3; tent += 1) await insertItem(request, tents.id, at);
   await expect(breakdown.getByRole('listitem')).toHaveText([/Tent\s+3\s+60/, /Cargo bike\s+2\s+40/]);
   await expectFigure(page, 'item-creation', 'total', 5);
+  // Also when nothing but this event gives a reason to look again.
+  for (const count of [4, 5]) {
+    await insertItem(request, tents.id, at);
+    await expect(breakdown.getByRole('listitem').first()).toHaveText(new RegExp(`Tent\\s+${count}\\s`));
+  }
   await expect(page.getByTestId('breakdown-transfers')).toContainText('Nothing in this range');
 
   await breakdown.getByRole('link', { name: 'Cargo bike' }).click();
@@ -191,7 +196,7 @@ test('the counts of a range are broken down by base item, live, and one of them 
   await expectFigure(page, 'item-creation', 'total', 2);
   await expect(card(page, 'user-creation')).toBeHidden();
   await page.getByRole('link', { name: 'Count all' }).click();
-  await expectFigure(page, 'item-creation', 'total', 5);
+  await expectFigure(page, 'item-creation', 'total', 7);
 });
 
 test('more base items than there is room for are counted together', async ({ page, request }) => {

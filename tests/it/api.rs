@@ -28,7 +28,8 @@ impl Api {
     }
 
     pub async fn send(request: RequestBuilder) -> Answer {
-        let response = request.send().await.expect("the server answers");
+        // A stream where an answer was expected would never end.
+        let response = request.timeout(PATIENCE).send().await.expect("the server answers");
         let status = response.status();
         let text = response.text().await.expect("a body");
         (status, serde_json::from_str(&text).unwrap_or(Value::Null))
@@ -112,12 +113,20 @@ impl Events {
 
     /// The next event with that name.
     pub async fn next_named(&mut self, name: &str) -> Event {
-        loop {
-            let event = self.next().await.expect("the stream goes on");
-            if event.name == name {
-                return event;
+        self.next_where(|event| event.name == name).await
+    }
+
+    /// The next event of which this holds. Heartbeats alone do not keep it waiting.
+    pub async fn next_where(&mut self, holds: impl Fn(&Event) -> bool) -> Event {
+        let find = async {
+            loop {
+                let event = self.read().await.expect("the stream goes on");
+                if holds(&event) {
+                    return event;
+                }
             }
-        }
+        };
+        timeout(PATIENCE, find).await.expect("the event in time")
     }
 
     async fn read(&mut self) -> Option<Event> {

@@ -313,7 +313,9 @@ async fn counts_are_exact_wherever_they_are_kept() {
 #[tokio::test]
 async fn breakdowns_are_exact_wherever_counts_are_kept() {
     let world = World::new().await;
-    let moments = random_moments(300);
+    let mut moments = random_moments(300);
+    let on_the_minute = moment("2012-05-01T10:00:00Z");
+    moments[0] = on_the_minute;
     world.insert(&moments).await;
     for folded in [false, true, false] {
         if folded {
@@ -321,7 +323,11 @@ async fn breakdowns_are_exact_wherever_counts_are_kept() {
         } else {
             world.insert(&moments[..100]).await;
         }
-        let mut ranges = vec![(None, None)];
+        let around = |before: i64, after: i64| {
+            let moment = |millis: i64| Some(on_the_minute + TimeDelta::milliseconds(millis));
+            (moment(-before), moment(after))
+        };
+        let mut ranges = vec![(None, None), around(30_000, 1), around(30_000, 0), around(0, 60_000), around(0, 1)];
         for step in 1..40 {
             let from = moments[(step * 7) % 300] - TimeDelta::milliseconds(chance(3));
             for length in [1, 59_999, 3_600_000, chance(864_000_000), chance(30_000_000_000)] {

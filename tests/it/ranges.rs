@@ -3,17 +3,13 @@
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::api::Events;
+use crate::api::{Event, Events};
 use crate::harness::Server;
 
 /// The next message about this series of the transfers.
 async fn told(events: &mut Events, event: &str, series: &str) -> Value {
-    loop {
-        let message = events.next_named(event).await;
-        if message.data["series"].as_str().unwrap_or("window") == series {
-            return message.data["buckets"].clone();
-        }
-    }
+    let is_about = |message: &Event| message.data["series"].as_str().unwrap_or("window") == series;
+    events.next_where(|message| message.name == event && is_about(message)).await.data["buckets"].clone()
 }
 
 #[tokio::test]
