@@ -24,6 +24,7 @@ use super::problem::Problem;
 use super::sse;
 use crate::hub::{Format, Hub, Topic};
 use crate::ledger::{self, BaseItem};
+use crate::statistics::query::Share;
 use crate::statistics::{self, Calendar, Extent, Metric, Resolution, SeriesKey, UnixMillis};
 
 const DEFAULT_LIMIT: u32 = 1000;
@@ -155,17 +156,6 @@ struct Breakdown {
     total: i64,
 }
 
-/// What a base item has of a count.
-#[derive(Debug, Serialize, ToSchema)]
-struct Share {
-    /// Which base item.
-    base_item_id: Uuid,
-    /// What it is.
-    description: String,
-    /// How many events.
-    count: i64,
-}
-
 /// What the base items that are not named have of a count.
 #[derive(Debug, Serialize, ToSchema)]
 struct Rest {
@@ -197,13 +187,8 @@ async fn breakdown(
     let found = statistics::query::breakdown(&pool, metric, query.from, query.to, limit).await?;
     let named: i64 = found.top.iter().map(|share| share.count).sum();
     let names = i64::try_from(found.top.len()).unwrap_or(i64::MAX);
-    let share = |share: statistics::query::Share| Share {
-        base_item_id: share.base_item_id,
-        description: share.description,
-        count: share.count,
-    };
     Ok(Json(Breakdown {
-        data: found.top.into_iter().map(share).collect(),
+        data: found.top,
         rest: Rest { base_items: found.base_items - names, count: found.total - named },
         total: found.total,
     }))

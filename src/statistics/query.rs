@@ -1,8 +1,10 @@
 //! What Postgres knows of the statistics: the counts of a series, and everything that changed since a position.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, PgPool, Row};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{Delta, Extent, Metric, Position, Resolution, SeriesKey, Snapshot, UnixMillis, date_time};
@@ -221,9 +223,9 @@ pub struct Breakdown {
 }
 
 /// What a base item has of a count.
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug, Serialize, FromRow, ToSchema)]
 pub struct Share {
-    /// Whose.
+    /// Which base item.
     pub base_item_id: Uuid,
     /// What it is.
     pub description: String,
