@@ -6,6 +6,7 @@
 //! - [`hub`]: live series in memory, joined to the changes by snapshots, and their subscribers;
 //! - [`ledger`]: base items, users, items and transfers in Postgres, inserted one by one or in bulk;
 //! - [`database`]: the connection, the schema, and a Postgres of our own where none is given;
+//! - [`auth`]: who a caller is, and what they may do;
 //! - [`listener`]: hears from Postgres what was written, and alone tells the hub;
 //! - [`http`]: the REST interface, the streams, the dashboard; imports everyone, imported only by [`server`];
 //! - [`server`] puts the tasks together, [`command`] is the command line, [`telemetry`] the logs.
@@ -13,6 +14,7 @@
 //! Start reading at [`server::run`], then follow a transfer through `migrations/0002_statistics.sql`, [`listener`] and
 //! [`hub`]. ARCHITECTURE.md has the reasons.
 
+pub mod auth;
 pub mod command;
 pub mod database;
 pub mod http;

@@ -27,10 +27,16 @@ pub enum ServerError {
     PostgresEnded,
 }
 
+/// How to serve.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Settings {}
+
 /// Serves on the given sockets until the shutdown is asked for, and until then everything has ended.
 pub async fn run(
     database: &Database,
     listeners: Vec<TcpListener>,
+    _settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
     let hub = Arc::new(Hub::default());

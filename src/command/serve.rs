@@ -49,7 +49,7 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
         if let Some(endpoint) = &database.endpoint {
             print(&format!("  psql       {}", endpoint.psql_command()));
         }
-        server::run(&database, listeners, shutdown).await?;
+        server::run(&database, listeners, server::Settings::default(), shutdown).await?;
         Ok::<_, CommandError>(())
     }
     .await;

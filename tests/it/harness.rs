@@ -171,7 +171,7 @@ impl Server {
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let task = tokio::spawn(async move {
-            server::run(&database, vec![listener], token).await.expect("the server runs");
+            server::run(&database, vec![listener], server::Settings::default(), token).await.expect("the server runs");
             database.close().await;
         });
         let server = Self {
