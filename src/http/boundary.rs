@@ -12,6 +12,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use tower_http::request_id::RequestId;
 
+use super::connection::Transport;
+
 /// What the server or its database did wrong: an extension of the response, for the log alone.
 #[derive(Clone, Debug)]
 pub(super) struct Fault(pub(super) Arc<dyn Error + Send + Sync>);
@@ -19,16 +21,18 @@ pub(super) struct Fault(pub(super) Arc<dyn Error + Send + Sync>);
 /// Hands the request on, and looks at what comes back.
 pub(super) async fn log(request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestId>().cloned();
+    let peer = request.extensions().get::<Transport>().copied();
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let start = Instant::now();
     let mut response = next.run(request).await;
     let id = id.as_ref().and_then(|id| id.header_value().to_str().ok()).unwrap_or("");
     let (status, path) = (response.status().as_u16(), uri.path());
+    let peer = peer.as_ref().map(tracing::field::display);
     match response.extensions_mut().remove::<Fault>() {
         Some(Fault(error)) => {
-            tracing::error!(id, %method, path, status, error = &*error as &dyn Error, "a request failed");
+            tracing::error!(id, peer, %method, path, status, error = &*error as &dyn Error, "a request failed");
         }
-        None => tracing::debug!(id, %method, path, status, elapsed = ?start.elapsed(), "answered"),
+        None => tracing::debug!(id, peer, %method, path, status, elapsed = ?start.elapsed(), "answered"),
     }
     response
 }

@@ -5,7 +5,9 @@
 //! a stream's response, the connection is taken apart, and the stream goes on with the bare socket.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -37,10 +39,11 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     let connections = TaskTracker::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((socket, _)) => {
+            Ok((socket, peer)) => {
                 let connection =
                     Connection { router: router.clone(), stop: stop.clone(), streams: connections.clone() };
-                connections.spawn(connection.serve(socket));
+                let transport = Transport { peer, is_encrypted: false };
+                connections.spawn(connection.serve(socket, transport));
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -60,6 +63,23 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
+/// How a request reached the server: an extension of every request that came by a socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transport {
+    /// Who holds the other end of the connection: the client, or the last proxy before the server.
+    pub(super) peer: SocketAddr,
+    /// Whether the server itself speaks TLS on this connection. What a proxy says about its own side is not in here.
+    pub(super) is_encrypted: bool,
+}
+
+/// For the log.
+impl fmt::Display for Transport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { peer, is_encrypted } = self;
+        write!(formatter, "{peer}{}", if *is_encrypted { " over TLS" } else { "" })
+    }
+}
+
 struct Connection {
     router: Router,
     stop: CancellationToken,
@@ -68,7 +88,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(self, socket: TcpStream) {
+    async fn serve(self, socket: TcpStream, transport: Transport) {
         // Messages are small and written whole: waiting for more to fill a packet would only delay them.
         let _ = socket.set_nodelay(true);
         let progress = SharedProgress::default();
@@ -76,6 +96,7 @@ impl Connection {
         let service = service_fn(|mut request: hyper::Request<Incoming>| {
             let framing = if request.version() == Version::HTTP_11 { Framing::Chunked } else { Framing::None };
             request.extensions_mut().insert(Takeover { progress: progress.clone(), framing });
+            request.extensions_mut().insert(transport);
             self.router.clone().oneshot(request)
         });
         let mut connection = http1::Builder::new().serve_connection(socket, service);
