@@ -7,14 +7,17 @@ mod assets;
 mod base_items;
 mod boundary;
 mod connection;
+mod cookie;
 mod document;
 mod extract;
+mod guard;
 mod health;
 mod items;
 mod metrics;
 mod problem;
 mod records;
 mod rows;
+mod session;
 mod sse;
 mod statistics;
 mod transfers;
@@ -38,10 +41,12 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
+use crate::auth::Authority;
 use crate::hub::Hub;
 use crate::ledger::{Writer, writer};
 use crate::statistics::{Metric, Resolution};
 pub use connection::serve;
+use guard::Guard;
 pub use problem::Problem;
 pub use rows::parse;
 
@@ -55,15 +60,17 @@ pub struct App {
     writer: Writer,
     turns: records::Turns,
     metrics: Arc<Registry>,
+    authority: Authority,
 }
 
 impl App {
-    /// Handlers use connections of this pool, and these live series. Single rows are written by the tasks.
-    pub fn start(pool: PgPool, hub: Arc<Hub>, tasks: &mut JoinSet<()>) -> Self {
+    /// Handlers use connections of this pool, and these live series. Single rows are written by the tasks. The authority
+    /// says who callers are.
+    pub fn start(pool: PgPool, hub: Arc<Hub>, authority: Authority, tasks: &mut JoinSet<()>) -> Self {
         let mut registry = Registry::with_prefix("newcycle");
         let writer = Writer::start(&pool, &writer::Metrics::register(&mut registry), tasks);
         metrics::register(&mut registry, Arc::clone(&hub), writer.clone());
-        Self { turns: records::Turns::new(&pool), pool, hub, writer, metrics: Arc::new(registry) }
+        Self { turns: records::Turns::new(&pool), pool, hub, writer, metrics: Arc::new(registry), authority }
     }
 }
 
@@ -77,13 +84,14 @@ impl App {
     tags(
         (name = "ledger", description = "Base items, items, users and transfers: inserted and read, never changed"),
         (name = "statistics", description = "Exact counts by millisecond … year, once and live"),
+        (name = "session", description = "Who you are; signing in and out of the dashboard"),
         (name = "health", description = "For whoever keeps the server running"),
     ),
     components(schemas(Metric, Problem, Resolution, records::BulkAnswer, statistics::Fill)),
 )]
 struct Description;
 
-/// All routes and their description.
+/// All routes but those for health checks, and their description.
 fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Description::openapi())
         .merge(base_items::router()) //  POST GET /base-items, GET /base-items/{id}
@@ -91,19 +99,26 @@ fn routes() -> OpenApiRouter<App> {
         .merge(items::router()) //       POST GET /items, GET /items/{id}, …/owner, …/transfers, PUT …/ownership
         .merge(transfers::router()) //   POST GET /transfers, GET /transfers/{id}
         .merge(statistics::router()) //  GET /statistics/{metric}/{resolution}, /statistics/stream
-        .merge(health::router()) //      GET /livez, /readyz
+        .merge(session::router()) //     GET POST DELETE /session
         .merge(metrics::router()) //     GET /metrics
 }
 
 /// The OpenAPI document.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    document::with_references(routes().into_openapi())
+    described(routes().merge(health::router()).into_openapi())
+}
+
+fn described(document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    document::with_references(document::with_security(document))
 }
 
 /// Everything that is served.
 pub fn router(app: App) -> Router {
-    let (routes, description) = routes().split_for_parts();
-    let description = document::with_references(description);
+    let guard = Guard { authority: app.authority.clone() };
+    let guarded = routes().layer(axum::middleware::from_fn_with_state(guard, guard::guard));
+    // Health checks ask often, from wherever, and learn nothing.
+    let (routes, description) = guarded.merge(health::router()).split_for_parts();
+    let description = described(description);
     // The page would have the document validated by a server on the internet.
     let documentation = utoipa_swagger_ui::Config::default().validator_url("none");
     let layers = ServiceBuilder::new()

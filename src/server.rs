@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Authority;
 use crate::database::Database;
 use crate::http::{self, App};
 use crate::hub::Hub;
@@ -36,6 +37,7 @@ pub struct Settings {}
 pub async fn run(
     database: &Database,
     listeners: Vec<TcpListener>,
+    authority: Authority,
     _settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
@@ -47,10 +49,11 @@ pub async fn run(
     tasks.spawn(async move { shared_hub.run(own_stop).await });
     tasks.spawn(listener::run(database.config.clone(), database.own_pool.clone(), Arc::clone(&hub), stop.clone()));
     tasks.spawn(compactor::run(database.own_pool.clone(), stop.clone()));
+    tasks.spawn(authority.clone().run(stop.clone()));
 
     // These write for requests, and end with the last of them.
     let mut writers = JoinSet::new();
-    let router = http::router(App::start(database.pool.clone(), hub, &mut writers));
+    let router = http::router(App::start(database.pool.clone(), hub, authority, &mut writers));
     let mut servers = JoinSet::new();
     for listener in listeners {
         servers.spawn(http::serve(listener, router.clone(), stop.clone()));

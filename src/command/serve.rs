@@ -7,6 +7,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use super::{CommandError, cancel_on_signal, print};
+use crate::auth::{AuthSettings, Authority};
 use crate::database::{Database, DatabaseSettings};
 use crate::server;
 
@@ -17,7 +18,7 @@ const BACKLOG: u32 = 4_096;
 /// Where to serve.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeSettings {
-    /// Address to listen on. Everyone who reaches it may read and write
+    /// Address to listen on. Others than this machine reach any but 127.0.0.1 and ::1
     #[arg(long, env = "SERVER_HOST", value_name = "ADDRESS", default_value = "127.0.0.1")]
     server_host: IpAddr,
     /// Port of the REST interface and the dashboard; 0 for any free one
@@ -26,6 +27,8 @@ pub struct ServeSettings {
     /// A second port with the same on it, for instance to let people reach the dashboard elsewhere than services
     #[arg(long, env = "DASHBOARD_PORT", value_name = "PORT")]
     dashboard_port: Option<u16>,
+    #[command(flatten, next_help_heading = "Access")]
+    auth: AuthSettings,
 }
 
 pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) -> Result<(), CommandError> {
@@ -45,11 +48,19 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
     };
     let served = async {
         database.migrate().await?;
+        let authority = Authority::load(database.own_pool.clone(), settings.auth.at(settings.server_host)).await?;
+        settings.auth.check(settings.server_host, &authority)?;
+        if !authority.has_keys() && !authority.is_open() {
+            tracing::warn!("there is no key yet, so nobody can come in: create one with `newcycle keys create`");
+        }
         print(&format!("newcycle is ready\n  dashboard  http://{dashboard}/\n  API docs   http://{server}/docs/"));
         if let Some(endpoint) = &database.endpoint {
             print(&format!("  psql       {}", endpoint.psql_command()));
         }
-        server::run(&database, listeners, server::Settings::default(), shutdown).await?;
+        if authority.is_open() {
+            print("  access     open to whoever reaches it; `newcycle keys create` makes a first key");
+        }
+        server::run(&database, listeners, authority, server::Settings::default(), shutdown).await?;
         Ok::<_, CommandError>(())
     }
     .await;

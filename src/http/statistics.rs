@@ -20,6 +20,7 @@ use super::App;
 use super::connection::Takeover;
 use super::document::QueryProblems;
 use super::extract::{Path, Query, moment};
+use super::guard::{Allowed, StatisticsRead};
 use super::problem::Problem;
 use super::sse;
 use crate::hub::{Format, Hub, Topic};
@@ -87,7 +88,7 @@ pub(super) enum Fill {
 /// Non-empty buckets, newest first. With `Accept: text/event-stream` the same array comes at once and again after every
 /// change, as an unnamed message: `new EventSource(url).onmessage`.
 #[utoipa::path(
-    get, path = "/statistics/{metric}/{resolution}", operation_id = "get_counts", tag = "statistics",
+    get, path = "/statistics/{metric}/{resolution}", operation_id = "get_counts", tag = "statistics", security(("key" = ["statistics:read"])),
     params(
         ("metric" = Metric, Path, description = "What is counted"),
         ("resolution" = Resolution, Path, description = "How wide the buckets are"),
@@ -99,6 +100,7 @@ pub(super) enum Fill {
     )
 )]
 async fn counts(
+    _: Allowed<StatisticsRead>,
     State(pool): State<PgPool>,
     State(hub): State<Arc<Hub>>,
     Path((metric, resolution)): Path<(String, String)>,
@@ -169,11 +171,12 @@ struct Rest {
 ///
 /// The base items with the most events in a range, and the rest. The range is exact: it need not be of whole buckets.
 #[utoipa::path(
-    get, path = "/statistics/{metric}/breakdown", operation_id = "get_breakdown", tag = "statistics",
+    get, path = "/statistics/{metric}/breakdown", operation_id = "get_breakdown", tag = "statistics", security(("key" = ["statistics:read"])),
     params(("metric" = Metric, Path, description = "What is counted; not `user-creation`"), BreakdownQuery),
     responses((status = 200, description = "The shares", body = Breakdown), QueryProblems)
 )]
 async fn breakdown(
+    _: Allowed<StatisticsRead>,
     State(pool): State<PgPool>,
     Path(metric): Path<String>,
     Query(query): Query<BreakdownQuery>,
@@ -238,7 +241,7 @@ struct StreamQuery {
 /// - `heartbeat` `{time, lag_ms}`: every five seconds; the database's clock, and how long a notification takes
 /// - `status` `{status}`: `live`, or `stale` while the database cannot be heard
 #[utoipa::path(
-    get, path = "/statistics/stream", operation_id = "stream_counts", tag = "statistics",
+    get, path = "/statistics/stream", operation_id = "stream_counts", tag = "statistics", security(("key" = ["statistics:read"])),
     params(StreamQuery, ("Last-Event-ID" = Option<String>, Header, nullable = false, description = "Resume after this message")),
     responses(
         (status = 200, description = "Events, until either side ends it", body = String, content_type = "text/event-stream"),
@@ -246,6 +249,7 @@ struct StreamQuery {
     )
 )]
 async fn stream(
+    _: Allowed<StatisticsRead>,
     State(pool): State<PgPool>,
     State(hub): State<Arc<Hub>>,
     Query(query): Query<StreamQuery>,

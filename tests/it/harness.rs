@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use newcycle::auth::{self, Authority};
 use newcycle::database::Database;
 use newcycle::database::embedded::{Durability, EmbeddedPostgres, Endpoint, Settings};
 use newcycle::server;
@@ -166,12 +167,23 @@ impl Server {
 
     /// One that reaches the database in its own way.
     pub async fn with(name: &str, database: Database) -> Self {
+        Self::run(name, database, auth::Settings::default()).await
+    }
+
+    /// One that lets in whom these settings say.
+    pub async fn guarded(name: &str, auth: auth::Settings) -> Self {
+        Self::run(name, connect(name).await, auth).await
+    }
+
+    async fn run(name: &str, database: Database, auth: auth::Settings) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let task = tokio::spawn(async move {
-            server::run(&database, vec![listener], server::Settings::default(), token).await.expect("the server runs");
+            let authority = Authority::load(database.own_pool.clone(), auth).await.expect("the keys can be read");
+            let settings = server::Settings::default();
+            server::run(&database, vec![listener], authority, settings, token).await.expect("the server runs");
             database.close().await;
         });
         let server = Self {
