@@ -13,6 +13,7 @@ mod extract;
 mod guard;
 mod health;
 mod items;
+mod limits;
 mod metrics;
 mod problem;
 mod records;
@@ -47,6 +48,8 @@ use crate::ledger::{Writer, writer};
 use crate::statistics::{Metric, Resolution};
 pub use connection::serve;
 use guard::Guard;
+pub use limits::LimitSettings;
+use limits::Limits;
 pub use problem::Problem;
 pub use rows::parse;
 
@@ -61,16 +64,23 @@ pub struct App {
     turns: records::Turns,
     metrics: Arc<Registry>,
     authority: Authority,
+    limits: Limits,
 }
 
 impl App {
     /// Handlers use connections of this pool, and these live series. Single rows are written by the tasks. The authority
     /// says who callers are.
-    pub fn start(pool: PgPool, hub: Arc<Hub>, authority: Authority, tasks: &mut JoinSet<()>) -> Self {
+    pub fn start(
+        pool: PgPool,
+        hub: Arc<Hub>,
+        authority: Authority,
+        limits: LimitSettings,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
         let mut registry = Registry::with_prefix("newcycle");
         let writer = Writer::start(&pool, &writer::Metrics::register(&mut registry), tasks);
         metrics::register(&mut registry, Arc::clone(&hub), writer.clone());
-        Self { turns: records::Turns::new(&pool), pool, hub, writer, metrics: Arc::new(registry), authority }
+        Self { turns: records::Turns::new(&pool), pool, hub, writer, metrics: Arc::new(registry), authority, limits: Limits::new(limits) }
     }
 }
 

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authority;
 use crate::database::Database;
-use crate::http::{self, App};
+use crate::http::{self, App, LimitSettings};
 use crate::hub::Hub;
 use crate::listener;
 use crate::statistics::compactor;
@@ -31,17 +31,20 @@ pub enum ServerError {
 /// How to serve.
 #[derive(Debug, Default)]
 #[non_exhaustive]
-pub struct Settings {}
+pub struct Settings {
+    /// How much of the server one caller may have, and all together.
+    pub limits: LimitSettings,
+}
 
 /// Serves on the given sockets until the shutdown is asked for, and until then everything has ended.
 pub async fn run(
     database: &Database,
     listeners: Vec<TcpListener>,
     authority: Authority,
-    _settings: Settings,
+    settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
-    let hub = Arc::new(Hub::default());
+    let hub = Arc::new(Hub::with_limit(settings.limits.max_series));
     let stop = shutdown.child_token();
     let mut tasks = JoinSet::new();
     let own_stop = stop.clone();
@@ -53,7 +56,7 @@ pub async fn run(
 
     // These write for requests, and end with the last of them.
     let mut writers = JoinSet::new();
-    let router = http::router(App::start(database.pool.clone(), hub, authority, &mut writers));
+    let router = http::router(App::start(database.pool.clone(), hub, authority, settings.limits, &mut writers));
     let mut servers = JoinSet::new();
     for listener in listeners {
         servers.spawn(http::serve(listener, router.clone(), stop.clone()));

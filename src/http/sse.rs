@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSlice, Write};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Takeover;
+use super::limits::Stay;
 use super::problem::Problem;
 use crate::hub::{Hub, Step, Subscription, Topic};
 use crate::statistics::{Delta, Position, query};
@@ -30,6 +32,7 @@ pub(super) fn stream(
     topic: Topic,
     headers: &HeaderMap,
     interval: Option<Duration>,
+    stay: Stay,
     takeover: Takeover,
 ) -> Result<Response, Problem> {
     let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok());
@@ -41,7 +44,7 @@ pub(super) fn stream(
         // Proxies that collect before they pass on (nginx) do not with this.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((headers, takeover.body(Stream { subscription, pool })).into_response())
+    Ok((headers, takeover.body(Stream { subscription, pool, stay: Arc::new(stay) })).into_response())
 }
 
 /// How messages are told apart from what HTTP has to say.
@@ -57,15 +60,18 @@ pub(super) enum Framing {
 pub(super) struct Stream {
     subscription: Subscription,
     pool: PgPool,
+    stay: Arc<Stay>,
 }
 
 impl Stream {
     /// Goes on, after the response's head, until either side ends it.
     pub(super) async fn run(mut self, socket: TcpStream, framing: Framing, stop: CancellationToken) {
-        let writer = Writer { socket: &socket, framing, stop: &stop };
+        let stay = Arc::clone(&self.stay);
+        let writer = Writer { socket: &socket, framing, stop: &stop, stay: &stay };
         let telling = async {
             writer.write(retry()).await?;
-            while let Some(messages) = self.next().await {
+            let mut over = pin!(stay.over());
+            while let Some(messages) = self.next_unless(over.as_mut()).await {
                 writer.write(messages).await?;
             }
             writer.write_last(&retry())
@@ -75,6 +81,15 @@ impl Stream {
             () = gone(&socket) => {}
             // A reader who cannot be told any more has left.
             _ = telling => {}
+        }
+    }
+
+    /// What comes next, until the stream is over.
+    async fn next_unless(&mut self, over: Pin<&mut impl Future<Output = ()>>) -> Option<Bytes> {
+        tokio::select! {
+            biased;
+            () = over => None,
+            messages = self.next() => messages,
         }
     }
 
@@ -118,6 +133,7 @@ struct Writer<'a> {
     socket: &'a TcpStream,
     framing: Framing,
     stop: &'a CancellationToken,
+    stay: &'a Stay,
 }
 
 impl Writer<'_> {
@@ -163,10 +179,13 @@ impl Writer<'_> {
         Ok((written < length).then_some(written))
     }
 
-    /// Waits until there is room, or for the stop.
+    /// Waits until there is room; not beyond the stop, nor the end of the stay: nobody waits for slow readers then.
     async fn writable(&self) -> io::Result<()> {
-        let room = self.stop.run_until_cancelled(self.socket.writable()).await;
-        room.unwrap_or_else(|| Err(io::ErrorKind::Interrupted.into()))
+        tokio::select! {
+            room = self.socket.writable() => room,
+            () = self.stop.cancelled() => Err(io::ErrorKind::Interrupted.into()),
+            () = self.stay.over() => Err(io::ErrorKind::Interrupted.into()),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use super::connection::Takeover;
 use super::document::QueryProblems;
 use super::extract::{Path, Query, moment};
 use super::guard::{Allowed, StatisticsRead};
+use super::limits::{Entrance, Limits};
 use super::problem::Problem;
 use super::sse;
 use crate::hub::{Format, Hub, Topic};
@@ -30,8 +31,6 @@ use crate::statistics::{self, Calendar, Extent, Metric, Resolution, SeriesKey, U
 
 const DEFAULT_LIMIT: u32 = 1000;
 const DEFAULT_WINDOW: u32 = 60;
-/// The most buckets in one answer or window.
-const MOST_BUCKETS: u32 = 10_000;
 const DEFAULT_SHARES: u32 = 10;
 const MOST_SHARES: u32 = 1_000;
 /// A stream may ask for this much time between messages at most: longer would look like a dead one.
@@ -67,7 +66,7 @@ struct CountsQuery {
     timezone: Option<String>,
     /// Only events of this base item; not for `user-creation`.
     base_item_id: Option<Uuid>,
-    /// At most so many buckets, the newest, 1 to 10000.
+    /// At most so many buckets, the newest, 1 to 10000 unless the server is set up otherwise.
     #[param(minimum = 1, maximum = 10_000, default = 1000)]
     limit: Option<u32>,
     /// `zero` includes empty buckets.
@@ -103,6 +102,8 @@ async fn counts(
     _: Allowed<StatisticsRead>,
     State(pool): State<PgPool>,
     State(hub): State<Arc<Hub>>,
+    State(limits): State<Limits>,
+    entrance: Entrance,
     Path((metric, resolution)): Path<(String, String)>,
     Query(query): Query<CountsQuery>,
     Extension(takeover): Extension<Takeover>,
@@ -111,7 +112,7 @@ async fn counts(
     let metric = parse_metric(&metric, "metric")?;
     let calendar = parse_calendar(&resolution, query.timezone.as_deref())?;
     check_base_item(&pool, &[metric], query.base_item_id).await?;
-    let limit = within("limit", query.limit.unwrap_or(DEFAULT_LIMIT), 1, MOST_BUCKETS)?;
+    let limit = within("limit", query.limit.unwrap_or(DEFAULT_LIMIT.min(limits.most_buckets())), 1, limits.most_buckets())?;
     check_order(query.from, query.to)?;
     let from = query.from.map(|from| calendar.start_of(from.timestamp_millis()));
     let to = query.to.map(|to| end_covering(calendar, to));
@@ -119,7 +120,7 @@ async fn counts(
     let key = SeriesKey { metric, calendar, base_item: query.base_item_id, extent };
     if wants_events(&headers) {
         let topic = Topic::new(vec![key], Format::Array { fill: query.fill.is_some() });
-        return sse::stream(&hub, pool, topic, &headers, None, takeover);
+        return sse::stream(&hub, pool, topic, &headers, None, entrance.enter()?, takeover);
     }
     let mut connection = pool.acquire().await?;
     let now = hub.now();
@@ -213,7 +214,7 @@ struct StreamQuery {
     timezone: Option<String>,
     /// Only events of this base item; not for `user-creation`.
     base_item_id: Option<Uuid>,
-    /// How many buckets, up to that of the present moment, 1 to 10000.
+    /// How many buckets, up to that of the present moment, 1 to 10000 unless the server is set up otherwise.
     #[param(minimum = 1, maximum = 10_000, default = 60)]
     window: Option<u32>,
     /// Also the buckets of a range: from the one that contains this moment on. Needs `to`.
@@ -252,6 +253,8 @@ async fn stream(
     _: Allowed<StatisticsRead>,
     State(pool): State<PgPool>,
     State(hub): State<Arc<Hub>>,
+    State(limits): State<Limits>,
+    entrance: Entrance,
     Query(query): Query<StreamQuery>,
     Extension(takeover): Extension<Takeover>,
     headers: HeaderMap,
@@ -271,12 +274,12 @@ async fn stream(
     }
     let calendar = parse_calendar(query.resolution.as_deref().unwrap_or("minute"), query.timezone.as_deref())?;
     check_base_item(&pool, &metrics, query.base_item_id).await?;
-    let window = within("window", query.window.unwrap_or(DEFAULT_WINDOW), 1, MOST_BUCKETS)?;
+    let window = within("window", query.window.unwrap_or(DEFAULT_WINDOW.min(limits.most_buckets())), 1, limits.most_buckets())?;
     let interval = match query.interval {
         Some(millis) => Some(Duration::from_millis(within("interval", millis, 1, LONGEST_INTERVAL_MILLIS)?)),
         None => None,
     };
-    let range = parse_range(calendar, query.from, query.to)?;
+    let range = parse_range(calendar, query.from, query.to, limits.most_buckets())?;
     let newest = Extent::Latest { from: None, to: None, limit: 1 };
     let mut series = Vec::new();
     for metric in metrics {
@@ -291,7 +294,7 @@ async fn stream(
             add(Calendar { resolution: Resolution::Second, zone: Tz::UTC }, newest.clone());
         }
     }
-    sse::stream(&hub, pool, Topic::new(series, Format::Events), &headers, interval, takeover)
+    sse::stream(&hub, pool, Topic::new(series, Format::Events), &headers, interval, entrance.enter()?, takeover)
 }
 
 fn parse_metric(name: &str, field: &str) -> Result<Metric, Problem> {
@@ -332,6 +335,7 @@ fn parse_range(
     calendar: Calendar,
     from: Option<DateTime<Utc>>,
     to: Option<DateTime<Utc>>,
+    most_buckets: u32,
 ) -> Result<Option<Extent>, Problem> {
     check_order(from, to)?;
     let (from, to) = match (from, to) {
@@ -340,10 +344,10 @@ fn parse_range(
         (None, Some(_)) => return Err(Problem::field("from", "is needed where there is a to")),
         (None, None) => return Ok(None),
     };
-    if from < calendar.back(calendar.start_of(to - 1), MOST_BUCKETS - 1) {
-        return Err(Problem::field("from", format!("is more than {MOST_BUCKETS} buckets before to")));
+    if from < calendar.back(calendar.start_of(to - 1), most_buckets - 1) {
+        return Err(Problem::field("from", format!("is more than {most_buckets} buckets before to")));
     }
-    Ok(Some(Extent::Latest { from: Some(from), to: Some(to), limit: MOST_BUCKETS }))
+    Ok(Some(Extent::Latest { from: Some(from), to: Some(to), limit: most_buckets }))
 }
 
 fn within<N: Copy + PartialOrd + std::fmt::Display>(field: &str, value: N, least: N, most: N) -> Result<N, Problem> {

@@ -13,6 +13,7 @@ use crate::harness::{PATIENCE, eventually};
 pub struct Api {
     pub url: String,
     client: reqwest::Client,
+    key: Option<String>,
 }
 
 /// A status, and the body as JSON (null if it is none).
@@ -20,11 +21,20 @@ pub type Answer = (StatusCode, Value);
 
 impl Api {
     pub fn new(url: String) -> Self {
-        Self { url, client: reqwest::Client::new() }
+        Self { url, client: reqwest::Client::new(), key: None }
+    }
+
+    /// The same, for somebody who has this key.
+    pub fn with_key(&self, key: &str) -> Self {
+        Self { key: Some(key.to_owned()), ..self.clone() }
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("{}{path}", self.url))
+        let request = self.client.request(method, format!("{}{path}", self.url));
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
     }
 
     pub async fn send(request: RequestBuilder) -> Answer {

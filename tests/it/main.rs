@@ -2,6 +2,7 @@
 
 #![expect(unreachable_pub, reason = "the modules of one test binary")]
 
+mod access;
 mod api;
 mod append_only;
 mod assets;
@@ -14,7 +15,9 @@ mod embedded;
 mod exactness;
 mod harness;
 mod import;
+mod keys;
 mod ledger;
+mod limits;
 mod notifications;
 mod openapi;
 mod parents;
@@ -22,6 +25,7 @@ mod plans;
 mod ranges;
 mod reporting;
 mod service;
+mod sessions;
 mod smoke;
 mod upgrade;
 mod writer;
