@@ -41,7 +41,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::hub::Hub;
 use crate::ledger::{Writer, writer};
 use crate::statistics::{Metric, Resolution};
-pub use connection::serve;
+pub use connection::{ConnectionSettings, Connections, TooFewFiles, serve};
 pub use problem::Problem;
 pub use rows::parse;
 

@@ -8,10 +8,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::database::Database;
-use crate::http::{self, App};
+use crate::http::{self, App, ConnectionSettings, Connections};
 use crate::hub::Hub;
 use crate::listener;
 use crate::statistics::compactor;
+use crate::tls::Tls;
 
 /// Requests under way when the server stops have this long to end. Streams end at once.
 const GRACE: Duration = Duration::from_secs(10);
@@ -30,13 +31,18 @@ pub enum ServerError {
 /// How to serve.
 #[derive(Debug, Default)]
 #[non_exhaustive]
-pub struct Settings {}
+pub struct Settings {
+    /// With TLS on all sockets, if at all.
+    pub tls: Option<Tls>,
+    /// What clients may ask for in connections and in time.
+    pub connections: ConnectionSettings,
+}
 
 /// Serves on the given sockets until the shutdown is asked for, and until then everything has ended.
 pub async fn run(
     database: &Database,
     listeners: Vec<TcpListener>,
-    _settings: Settings,
+    settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
     let hub = Arc::new(Hub::default());
@@ -48,12 +54,18 @@ pub async fn run(
     tasks.spawn(listener::run(database.config.clone(), database.own_pool.clone(), Arc::clone(&hub), stop.clone()));
     tasks.spawn(compactor::run(database.own_pool.clone(), stop.clone()));
 
+    if let Some(tls) = &settings.tls {
+        tasks.spawn(tls.clone().follow(stop.clone()));
+    }
+
     // These write for requests, and end with the last of them.
     let mut writers = JoinSet::new();
     let router = http::router(App::start(database.pool.clone(), hub, &mut writers));
+    let connections = Connections::new(router, &settings.connections, settings.tls.as_ref(), stop.clone());
+    let connections = Arc::new(connections);
     let mut servers = JoinSet::new();
     for listener in listeners {
-        servers.spawn(http::serve(listener, router.clone(), stop.clone()));
+        servers.spawn(http::serve(listener, Arc::clone(&connections)));
     }
     let outcome = tokio::select! {
         () = shutdown.cancelled() => Ok(()),

@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CommandError, cancel_on_signal, print};
 use crate::database::{Database, DatabaseSettings};
+use crate::http::ConnectionSettings;
 use crate::server;
+use crate::tls::TlsSettings;
 
 /// How many connections the kernel keeps that were not accepted yet, if its own limit allows: every dashboard comes back
 /// in the same seconds after a restart, and those for whom there is no room try again only a second later, or three.
@@ -26,10 +28,17 @@ pub struct ServeSettings {
     /// A second port with the same on it, for instance to let people reach the dashboard elsewhere than services
     #[arg(long, env = "DASHBOARD_PORT", value_name = "PORT")]
     dashboard_port: Option<u16>,
+    #[command(flatten, next_help_heading = "TLS")]
+    tls: TlsSettings,
+    #[command(flatten, next_help_heading = "Connections")]
+    connections: ConnectionSettings,
 }
 
 pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) -> Result<(), CommandError> {
-    // The sockets first: a port that is taken should not cost a start of Postgres.
+    // What does not need Postgres first: a wrong file or a port that is taken should not cost a start of it.
+    let server_settings = server::Settings { tls: settings.tls.load()?, connections: settings.connections };
+    server_settings.connections.raise_file_limit()?;
+    let scheme = if server_settings.tls.is_some() { "https" } else { "http" };
     let mut listeners = Vec::new();
     for port in [Some(settings.server_port), settings.dashboard_port].into_iter().flatten() {
         let address = SocketAddr::new(settings.server_host, port);
@@ -45,11 +54,13 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
     };
     let served = async {
         database.migrate().await?;
-        print(&format!("newcycle is ready\n  dashboard  http://{dashboard}/\n  API docs   http://{server}/docs/"));
+        print(&format!(
+            "newcycle is ready\n  dashboard  {scheme}://{dashboard}/\n  API docs   {scheme}://{server}/docs/"
+        ));
         if let Some(endpoint) = &database.endpoint {
             print(&format!("  psql       {}", endpoint.psql_command()));
         }
-        server::run(&database, listeners, server::Settings::default(), shutdown).await?;
+        server::run(&database, listeners, server_settings, shutdown).await?;
         Ok::<_, CommandError>(())
     }
     .await;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::boundary::Fault;
+use super::connection::BodyError;
 use crate::hub::TooManySeries;
 use crate::ledger::LedgerError;
 use crate::ledger::bulk::{Rejection, Report};
@@ -58,6 +59,8 @@ pub enum Kind {
     NotFound,
     /// 405.
     MethodNotAllowed,
+    /// 408.
+    TimedOut,
     /// 409.
     Conflict,
     /// 413.
@@ -68,6 +71,8 @@ pub enum Kind {
     InvalidField,
     /// 400.
     BrokenRequest,
+    /// 400.
+    NotEncrypted,
     /// 500.
     Internal,
     /// 503.
@@ -83,6 +88,8 @@ impl Kind {
         match self {
             Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON"),
             Self::BrokenRequest => (StatusCode::BAD_REQUEST, "broken-request", "The request broke off"),
+            Self::NotEncrypted => (StatusCode::BAD_REQUEST, "not-encrypted", "The connection must be encrypted"),
+            Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "The request did not come in time"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such thing"),
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This cannot be done with that method")
@@ -125,6 +132,12 @@ impl Problem {
         problem
     }
 
+    /// A body that could not be read to its end.
+    pub(super) fn unreadable(error: &(dyn std::error::Error + 'static)) -> Self {
+        let kind = if BodyError::is_timeout(error) { Kind::TimedOut } else { Kind::BrokenRequest };
+        Self::new(kind, error.to_string())
+    }
+
     /// Whether it is a problem of that kind.
     pub fn is(&self, kind: Kind) -> bool {
         self.kind == kind.urn()
@@ -159,6 +172,10 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        // What else comes of this request could not be told from the next one.
+        if status == StatusCode::REQUEST_TIMEOUT {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(fault) = fault {
             response.extensions_mut().insert(Fault(fault));

@@ -200,9 +200,7 @@ async fn peek(request: Request) -> Result<(bool, Request), Problem> {
     let is_array = loop {
         match stream.next().await {
             None => break false,
-            Some(Err(error)) => {
-                return Err(Problem::new(super::problem::Kind::BrokenRequest, error.to_string()));
-            }
+            Some(Err(error)) => return Err(Problem::unreadable(&error)),
             Some(Ok(bytes)) => {
                 let first = bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace());
                 blanks += bytes.len();

@@ -9,10 +9,9 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sqlx::PgPool;
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::Takeover;
+use super::connection::{Place, Takeover, Wire};
 use super::problem::Problem;
 use crate::hub::{Hub, Step, Subscription, Topic};
 use crate::statistics::{Delta, Position, query};
@@ -60,9 +59,9 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Goes on, after the response's head, until either side ends it.
-    pub(super) async fn run(mut self, socket: TcpStream, framing: Framing, stop: CancellationToken) {
-        let writer = Writer { socket: &socket, framing, stop: &stop };
+    /// Goes on, after the response's head, until either side ends it. Its connection has had that place so far.
+    pub(super) async fn run<W: Wire>(mut self, wire: W, framing: Framing, stop: CancellationToken, _place: Place) {
+        let writer = Writer { wire: &wire, framing, stop: &stop };
         let telling = async {
             writer.write(retry()).await?;
             while let Some(messages) = self.next().await {
@@ -72,7 +71,7 @@ impl Stream {
         };
         tokio::select! {
             biased;
-            () = gone(&socket) => {}
+            () = wire.gone() => {}
             // A reader who cannot be told any more has left.
             _ = telling => {}
         }
@@ -103,31 +102,20 @@ async fn look_up(pool: &PgPool, position: &Position) -> Option<Vec<Delta>> {
     }
 }
 
-/// Waits until the reader has closed the connection. What it sends meanwhile is of no interest.
-async fn gone(socket: &TcpStream) {
-    while socket.readable().await.is_ok() {
-        match socket.try_read(&mut [0; 512]) {
-            Ok(0) => return,
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
-            _ => {}
-        }
-    }
-}
-
-struct Writer<'a> {
-    socket: &'a TcpStream,
+struct Writer<'a, W> {
+    wire: &'a W,
     framing: Framing,
     stop: &'a CancellationToken,
 }
 
-impl Writer<'_> {
+impl<W: Wire> Writer<'_, W> {
     /// Writes messages from the buffer that they share with other streams: most often in one call to the kernel.
     async fn write(&self, messages: Bytes) -> io::Result<()> {
         let mut written = 0;
         loop {
-            match self.try_write(&messages, written, b"") {
-                Ok(None) => return Ok(()),
-                Ok(Some(now_written)) => written = now_written,
+            match self.try_write(&messages, &mut written, b"") {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Box::pin(self.writable()).await?,
                 Err(error) => return Err(error),
             }
@@ -140,11 +128,13 @@ impl Writer<'_> {
             Framing::Chunked => b"0\r\n\r\n",
             Framing::None => b"",
         };
-        self.try_write(messages, 0, end).map(drop)
+        self.try_write(messages, &mut 0, end)?;
+        self.wire.end();
+        Ok(())
     }
 
-    /// Writes as much as there is room for: how much has been written then, or nothing if that was all.
-    fn try_write(&self, messages: &Bytes, written: usize, end: &[u8]) -> io::Result<Option<usize>> {
+    /// Writes as much as there is room for, after what has been written already. Whether that was all.
+    fn try_write(&self, messages: &Bytes, written: &mut usize, end: &[u8]) -> io::Result<bool> {
         let mut size = [0; 20];
         let mut slices = match self.framing {
             Framing::Chunked => {
@@ -157,15 +147,21 @@ impl Writer<'_> {
             Framing::None => [&[], &messages[..], &[], end].map(IoSlice::new),
         };
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
-        let mut slices = &mut slices[..];
-        IoSlice::advance_slices(&mut slices, written);
-        let written = written + self.socket.try_write_vectored(slices)?;
-        Ok((written < length).then_some(written))
+        if *written < length {
+            let mut slices = &mut slices[..];
+            IoSlice::advance_slices(&mut slices, *written);
+            *written += self.wire.try_write_vectored(slices)?;
+        }
+        if *written < length {
+            return Ok(false);
+        }
+        self.wire.try_flush()?;
+        Ok(true)
     }
 
     /// Waits until there is room, or for the stop.
     async fn writable(&self) -> io::Result<()> {
-        let room = self.stop.run_until_cancelled(self.socket.writable()).await;
+        let room = self.stop.run_until_cancelled(self.wire.writable()).await;
         room.unwrap_or_else(|| Err(io::ErrorKind::Interrupted.into()))
     }
 }
