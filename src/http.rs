@@ -46,7 +46,7 @@ use crate::auth::Authority;
 use crate::hub::Hub;
 use crate::ledger::{Writer, writer};
 use crate::statistics::{Metric, Resolution};
-pub use connection::serve;
+pub use connection::{ConnectionSettings, Connections, TooFewFiles, serve};
 use guard::Guard;
 pub use limits::LimitSettings;
 use limits::Limits;
@@ -80,7 +80,15 @@ impl App {
         let mut registry = Registry::with_prefix("newcycle");
         let writer = Writer::start(&pool, &writer::Metrics::register(&mut registry), tasks);
         metrics::register(&mut registry, Arc::clone(&hub), writer.clone());
-        Self { turns: records::Turns::new(&pool), pool, hub, writer, metrics: Arc::new(registry), authority, limits: Limits::new(limits) }
+        Self {
+            turns: records::Turns::new(&pool, limits.max_body_bytes),
+            pool,
+            hub,
+            writer,
+            metrics: Arc::new(registry),
+            authority,
+            limits: Limits::new(limits),
+        }
     }
 }
 

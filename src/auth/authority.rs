@@ -131,9 +131,7 @@ impl Authority {
             return Ok(Caller { scopes: Scopes::ALL, identity: None, ended });
         }
         match presented {
-            Presented::Nothing => {
-                Ok(Caller { scopes: Scopes::NONE, identity: None, ended: CancellationToken::new() })
-            }
+            Presented::Nothing => Ok(Caller { scopes: Scopes::NONE, identity: None, ended: CancellationToken::new() }),
             Presented::Bearer(text) => {
                 let secret = Secret::of_key(text).ok_or(Refusal::Malformed)?;
                 let credential = self.0.registry.key(&secret).await?;
@@ -185,12 +183,8 @@ pub enum SignInError {
 impl Caller {
     fn with(credential: &Credential, kind: IdentityKind) -> Self {
         let key = &credential.key;
-        let identity = Identity {
-            id: Arc::clone(&key.id),
-            name: Arc::clone(&key.name),
-            kind,
-            expires_at: credential.expires_at,
-        };
+        let identity =
+            Identity { id: Arc::clone(&key.id), name: Arc::clone(&key.name), kind, expires_at: credential.expires_at };
         Self { scopes: key.scopes, identity: Some(identity), ended: credential.ended.clone() }
     }
 }

@@ -6,6 +6,7 @@ mod story;
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Url;
@@ -41,6 +42,10 @@ pub struct DemoSettings {
     /// Address of the server
     #[arg(long, env = "NEWCYCLE_URL", value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = parse_url)]
     url: Url,
+    /// Whom else than the system does to trust with certificates for https://: a PEM file, for instance the server's own
+    /// certificate if it has signed that itself
+    #[arg(long, env = "NEWCYCLE_CA_CERTIFICATE", value_name = "FILE")]
+    ca_certificate: Option<PathBuf>,
     /// How many events a second happen on average; now and then more, now and then fewer
     #[arg(long, value_name = "EVENTS", default_value_t = 5.0, value_parser = parse_rate)]
     rate: f64,
@@ -66,8 +71,11 @@ Examples:
 
 fn parse_url(text: &str) -> Result<Url, String> {
     let url: Url = text.parse().map_err(|_| "it is not a URL such as http://127.0.0.1:8080".to_owned())?;
-    // There is no TLS in this program; servers have it from a proxy.
-    if url.scheme() == "http" { Ok(url) } else { Err("it must begin with http://".to_owned()) }
+    if ["http", "https"].contains(&url.scheme()) {
+        Ok(url)
+    } else {
+        Err("it must begin with http:// or https://".to_owned())
+    }
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -81,7 +89,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) async fn run(settings: &DemoSettings) -> Result<(), CommandError> {
-    let server = Server::new(&settings.url, IN_FLIGHT)?;
+    let server = Server::new(&settings.url, settings.ca_certificate.as_deref(), IN_FLIGHT)?;
     let stop = CancellationToken::new();
     let _stop_on_signal = tokio::spawn(cancel_on_signal(stop.clone()));
     let story = Story::new(Random::new(settings.seed.unwrap_or_else(Random::seed)));

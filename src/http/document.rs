@@ -142,7 +142,8 @@ pub(super) fn with_security(mut document: OpenApi) -> OpenApi {
         "A key that `newcycle keys create` printed, or a token (JWT) of your identity provider where one is configured. \
         Without either while the server is open.",
     ));
-    let session = ApiKeyValue::with_description("newcycle-session", "The cookie that `POST /session` sets, for browsers");
+    let session =
+        ApiKeyValue::with_description("newcycle-session", "The cookie that `POST /session` sets, for browsers");
     let components = document.components.get_or_insert_default();
     components.add_security_scheme("key", SecurityScheme::Http(key.build()));
     components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(session)));

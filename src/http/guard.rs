@@ -183,7 +183,10 @@ impl<S: Send + Sync> FromRequestParts<S> for SameOrigin {
         // Programs that are no browsers send neither header, and have no cookies that somebody could use.
         let says_where = parts.headers.contains_key(header::ORIGIN) || parts.headers.contains_key("sec-fetch-site");
         if says_where && !is_of_this_origin(&parts.method, &parts.headers) {
-            return Err(Problem::new(Kind::CrossOrigin, "A page of another origin sent this; only a page of this server may"));
+            return Err(Problem::new(
+                Kind::CrossOrigin,
+                "A page of another origin sent this; only a page of this server may",
+            ));
         }
         Ok(Self)
     }

@@ -9,6 +9,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::boundary::Fault;
+use super::connection::BodyError;
+use super::records::BodyTooLarge;
 use crate::auth::{KeyError, Refusal, Scope, SignInError};
 use crate::hub::TooManySeries;
 use crate::ledger::LedgerError;
@@ -71,6 +73,8 @@ pub enum Kind {
     NotFound,
     /// 405.
     MethodNotAllowed,
+    /// 408.
+    TimedOut,
     /// 409.
     Conflict,
     /// 413.
@@ -85,6 +89,8 @@ pub enum Kind {
     TooManyRequests,
     /// 400.
     BrokenRequest,
+    /// 400.
+    NotEncrypted,
     /// 500.
     Internal,
     /// 503.
@@ -108,6 +114,8 @@ impl Kind {
             }
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Your key does not allow this"),
             Self::CrossOrigin => (StatusCode::FORBIDDEN, "cross-origin", "Pages of other origins may not do this"),
+            Self::NotEncrypted => (StatusCode::BAD_REQUEST, "not-encrypted", "The connection must be encrypted"),
+            Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "The request did not come in time"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such thing"),
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This cannot be done with that method")
@@ -122,7 +130,9 @@ impl Kind {
             Self::Misdirected => {
                 (StatusCode::MISDIRECTED_REQUEST, "misdirected", "This server does not answer to that name")
             }
-            Self::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "That is more than is allowed"),
+            Self::TooManyRequests => {
+                (StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "That is more than is allowed")
+            }
             Self::InvalidField => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", "A field has a value that cannot be")
             }
@@ -159,6 +169,16 @@ impl Problem {
         let mut problem = Self::new(Kind::InvalidField, format!("{field}: {detail}"));
         problem.errors.push(FieldError { line: None, field: Some(field), detail });
         problem
+    }
+
+    /// A body that could not be read to its end.
+    pub(super) fn unreadable(error: &(dyn std::error::Error + 'static)) -> Self {
+        let kind = match error.downcast_ref::<axum::Error>().and_then(std::error::Error::source) {
+            _ if BodyError::is_timeout(error) => Kind::TimedOut,
+            Some(cause) if cause.is::<BodyTooLarge>() => Kind::TooLarge,
+            _ => Kind::BrokenRequest,
+        };
+        Self::new(kind, error.to_string())
     }
 
     /// Whether it is a problem of that kind.
@@ -199,6 +219,10 @@ impl IntoResponse for Problem {
         }
         if let Some(challenge) = challenge {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        // What else comes of this request could not be told from the next one.
+        if status == StatusCode::REQUEST_TIMEOUT {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(fault) = fault {
             response.extensions_mut().insert(Fault(fault));

@@ -112,7 +112,7 @@ pub struct Events {
 }
 
 impl Events {
-    fn new(response: Response) -> Self {
+    pub fn new(response: Response) -> Self {
         Self { body: response.bytes_stream().boxed(), buffer: Vec::new() }
     }
 

@@ -167,22 +167,26 @@ impl Server {
 
     /// One that reaches the database in its own way.
     pub async fn with(name: &str, database: Database) -> Self {
-        Self::run(name, database, auth::Settings::default()).await
+        Self::run(name, database, auth::Settings::default(), server::Settings::default()).await
     }
 
     /// One that lets in whom these settings say.
     pub async fn guarded(name: &str, auth: auth::Settings) -> Self {
-        Self::run(name, connect(name).await, auth).await
+        Self::limited(name, auth, server::Settings::default()).await
     }
 
-    async fn run(name: &str, database: Database, auth: auth::Settings) -> Self {
+    /// One that also gives no more than these settings say.
+    pub async fn limited(name: &str, auth: auth::Settings, settings: server::Settings) -> Self {
+        Self::run(name, connect(name).await, auth, settings).await
+    }
+
+    async fn run(name: &str, database: Database, auth: auth::Settings, settings: server::Settings) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let task = tokio::spawn(async move {
             let authority = Authority::load(database.own_pool.clone(), auth).await.expect("the keys can be read");
-            let settings = server::Settings::default();
             server::run(&database, vec![listener], authority, settings, token).await.expect("the server runs");
             database.close().await;
         });

@@ -24,7 +24,8 @@ async fn key(server: &Server) -> Api {
 }
 
 async fn refused(api: &Api, path: &str) -> StatusCode {
-    let response = api.request(Method::GET, path).header("accept", "text/event-stream").send().await.expect("an answer");
+    let response =
+        api.request(Method::GET, path).header("accept", "text/event-stream").send().await.expect("an answer");
     let status = response.status();
     assert!(status.is_success() || response.headers().contains_key("retry-after"), "{status} says when to come again");
     status
@@ -84,7 +85,11 @@ async fn an_answer_has_so_many_buckets() {
         ("/statistics/stream?resolution=hour&from=2026-01-01T00:00:00Z&to=2026-01-02T01:00:00Z", "from"),
     ] {
         let (status, problem) = server.api.get(path).await;
-        assert_eq!((status, &problem["errors"][0]["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(field)), "{path}");
+        assert_eq!(
+            (status, &problem["errors"][0]["field"]),
+            (StatusCode::UNPROCESSABLE_ENTITY, &json!(field)),
+            "{path}"
+        );
     }
     assert_eq!(server.api.get("/statistics/transfers/hour").await.0, StatusCode::OK, "unasked it gives what it may");
     let _stream = server.api.stream("/statistics/stream?resolution=hour", None).await;

@@ -1,12 +1,15 @@
 //! A client of the REST interface that tells "no" from "nobody there".
 
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 
-use reqwest::{Client, RequestBuilder, StatusCode, Url};
+use reqwest::{Certificate, Client, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
+
+use crate::command::CommandError;
 
 /// A server that takes longer to answer is as good as away. Longer than its own limit for reaching the database.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -55,10 +58,17 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// The server at an address, with so many connections to keep.
-    pub(super) fn new(url: &Url, connections: usize) -> Result<Self, reqwest::Error> {
-        let client = Client::builder().timeout(TIMEOUT).pool_max_idle_per_host(connections).build()?;
-        Ok(Self { url: url.as_str().trim_end_matches('/').to_owned(), client })
+    /// The server at an address, with so many connections to keep. With https://, its certificate must come from whom the
+    /// system trusts, or those in the file.
+    pub(super) fn new(url: &Url, trusted: Option<&Path>, connections: usize) -> Result<Self, CommandError> {
+        let client = Client::builder().timeout(TIMEOUT).pool_max_idle_per_host(connections);
+        let client = match trusted.filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => client.tls_certs_merge(certificates(path)?),
+            // Without TLS nobody needs to be trusted: a system that has no list of whom to trust will do.
+            None if url.scheme() == "http" => client.tls_certs_only([]),
+            None => client,
+        };
+        Ok(Self { url: url.as_str().trim_end_matches('/').to_owned(), client: client.build()? })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -102,6 +112,17 @@ impl Server {
             }
             _ => Failure::Refused(text),
         })
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
+    let name = path.display();
+    let pem = std::fs::read(path).map_err(|error| format!("cannot read --ca-certificate {name}: {error}"))?;
+    let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
+    if certificates.is_empty() {
+        Err(format!("there is no certificate in {name} that can be read"))
+    } else {
+        Ok(certificates)
     }
 }
 
