@@ -123,28 +123,25 @@ fn routes() -> OpenApiRouter<App> {
 
 /// The OpenAPI document.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    described(routes().merge(health::router()).into_openapi())
-}
-
-fn described(document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
-    document::with_references(document::with_security(document))
+    let mut document = document::with_security(routes().into_openapi());
+    document.merge(health::router().into_openapi());
+    document::with_references(document)
 }
 
 /// Everything that is served.
 pub fn router(app: App) -> Router {
     let guard = Guard { authority: app.authority.clone() };
-    let guarded = routes().layer(axum::middleware::from_fn_with_state(guard, guard::guard));
-    // Health checks ask often, from wherever, and learn nothing.
-    let (routes, description) = guarded.merge(health::router()).split_for_parts();
-    let description = described(description);
+    let guarded = Router::from(routes()).layer(axum::middleware::from_fn_with_state(guard, guard::guard));
     // The page would have the document validated by a server on the internet.
     let documentation = utoipa_swagger_ui::Config::default().validator_url("none");
     let layers = ServiceBuilder::new()
         .set_request_id(REQUEST_ID, MakeRequestUuid)
         .layer(axum::middleware::from_fn(boundary::log))
         .propagate_request_id(REQUEST_ID);
-    routes
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", description).config(documentation))
+    guarded
+        // Health checks ask often, from wherever, and learn nothing.
+        .merge(health::router())
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi()).config(documentation))
         .method_not_allowed_fallback(method_not_allowed)
         // Streams are not compressed: each message would wait for the next.
         .fallback(assets::serve.layer(CompressionLayer::new()))

@@ -173,11 +173,14 @@ impl Problem {
 
     /// A body that could not be read to its end.
     pub(super) fn unreadable(error: &(dyn std::error::Error + 'static)) -> Self {
-        let kind = match error.downcast_ref::<axum::Error>().and_then(std::error::Error::source) {
-            _ if BodyError::is_timeout(error) => Kind::TimedOut,
-            Some(cause) if cause.is::<BodyTooLarge>() => Kind::TooLarge,
-            _ => Kind::BrokenRequest,
-        };
+        // Bodies wrap the errors of the bodies within them.
+        let mut causes = std::iter::successors(Some(error), |error| error.source());
+        let kind = causes.find_map(|cause| match cause.downcast_ref() {
+            Some(BodyError::TimedOut(_)) => Some(Kind::TimedOut),
+            _ if cause.is::<BodyTooLarge>() => Some(Kind::TooLarge),
+            _ => None,
+        });
+        let kind = kind.unwrap_or(Kind::BrokenRequest);
         Self::new(kind, error.to_string())
     }
 

@@ -57,7 +57,7 @@ impl Client {
 }
 
 fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nhost: test\r\naccept: text/event-stream\r\n\r\n")
+    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n")
 }
 
 async fn happen(server: &Server) {
@@ -159,7 +159,8 @@ async fn a_body_is_asked_for_when_the_client_expects_that() {
     let server = Server::start().await;
     let mut client = Client::connect(&server).await;
     let body = "{}\n{}\n";
-    let head = "POST /users HTTP/1.1\r\nhost: test\r\ncontent-type: application/x-ndjson\r\nexpect: 100-continue\r\n";
+    let head =
+        "POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\nexpect: 100-continue\r\n";
     client.send(&format!("{head}content-length: {}\r\n\r\n", body.len())).await;
     let interim = client.until("\r\n\r\n").await;
     assert!(interim.starts_with("HTTP/1.1 100 "), "{interim}");

@@ -71,7 +71,8 @@ async fn signing_in_sets_a_cookie_that_scripts_and_other_sites_do_not_get() {
     let known = who(&server, &sent).await;
     assert_eq!((&known["caller"]["name"], &known["caller"]["kind"]), (&json!("anna"), &json!("session")));
     assert_eq!(Api::send(get(&server, "/users", &sent)).await.0, StatusCode::OK);
-    let request = server.api.request(Method::POST, "/users").header(COOKIE, &sent).json(&json!({}));
+    let request = server.api.request(Method::POST, "/users").header(COOKIE, &sent).header(ORIGIN, &server.api.url);
+    let request = request.json(&json!({}));
     assert_eq!(Api::send(request).await.0, StatusCode::FORBIDDEN, "a session may what its key may");
 }
 
