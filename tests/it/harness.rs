@@ -1,5 +1,6 @@
 //! A cluster for the run, a database for each test, a server on a port of its own.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -147,6 +148,7 @@ pub struct Server {
     pub name: String,
     pub database: Database,
     pub api: Api,
+    pub address: SocketAddr,
     shutdown: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
@@ -158,6 +160,12 @@ impl Server {
         Self::on(&name).await
     }
 
+    /// With a database of its own, and not as one is by default.
+    pub async fn with_settings(settings: server::Settings) -> Self {
+        let name = new_database().await;
+        Self::serve(&name, connect(&name).await, settings).await
+    }
+
     /// One more on an existing database.
     pub async fn on(name: &str) -> Self {
         let database = connect(name).await;
@@ -166,23 +174,34 @@ impl Server {
 
     /// One that reaches the database in its own way.
     pub async fn with(name: &str, database: Database) -> Self {
+        Self::serve(name, database, server::Settings::default()).await
+    }
+
+    async fn serve(name: &str, database: Database, settings: server::Settings) -> Self {
+        let scheme = if settings.tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let task = tokio::spawn(async move {
-            server::run(&database, vec![listener], server::Settings::default(), token).await.expect("the server runs");
+            server::run(&database, vec![listener], settings, token).await.expect("the server runs");
             database.close().await;
         });
         let server = Self {
             name: name.to_owned(),
             database: connect(name).await,
-            api: Api::new(format!("http://{address}")),
+            api: Api::new(format!("{scheme}://{address}")),
+            address,
             shutdown,
             task: Some(task),
         };
         server.api.until_ready().await;
         server
+    }
+
+    /// Something that streams tell: one more user.
+    pub async fn happen(&self) {
+        sqlx::query("insert into users default values").execute(&self.database.pool).await.expect("a user");
     }
 
     /// How many base items, users, items and transfers the ledger has.
