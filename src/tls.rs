@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::Utc;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
@@ -28,21 +29,29 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 pub struct TlsSettings {
     /// Speak HTTPS with the certificate in this file: PEM, the server's own first, then those of its issuers. When the
     /// file changes, new connections get the new certificate
-    #[arg(long, env = "NEWCYCLE_TLS_CERTIFICATE", value_name = "FILE")]
+    #[arg(long, env = "NEWCYCLE_TLS_CERTIFICATE", value_name = "FILE", value_parser = file_or_nothing())]
     tls_certificate: Option<PathBuf>,
     /// The private key of that certificate: PEM, without a passphrase
-    #[arg(long, env = "NEWCYCLE_TLS_KEY", value_name = "FILE")]
+    #[arg(long, env = "NEWCYCLE_TLS_KEY", value_name = "FILE", value_parser = file_or_nothing())]
     tls_key: Option<PathBuf>,
+}
+
+/// A file. One that is set to nothing in the environment, as files of settings like to do, is not set.
+pub(crate) fn file_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+/// The file, if it is set to something.
+pub(crate) fn named(file: Option<&PathBuf>) -> Option<&PathBuf> {
+    file.filter(|path| !path.as_os_str().is_empty())
 }
 
 impl TlsSettings {
     /// Reads the files. Nothing if none are named.
     pub fn load(&self) -> Result<Option<Tls>, TlsError> {
-        // What is set to nothing in the environment, as files of settings like to do, is not set.
-        let named = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
-        match (named(&self.tls_certificate), named(&self.tls_key)) {
+        match (named(self.tls_certificate.as_ref()), named(self.tls_key.as_ref())) {
             (None, None) => Ok(None),
-            (Some(certificate), Some(key)) => Tls::load(certificate, key).map(Some),
+            (Some(certificate), Some(key)) => Tls::load(certificate.clone(), key.clone()).map(Some),
             (Some(_), None) => Err(TlsError::Half { given: "--tls-certificate", missing: "--tls-key" }),
             (None, Some(_)) => Err(TlsError::Half { given: "--tls-key", missing: "--tls-certificate" }),
         }

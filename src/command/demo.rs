@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{CommandError, cancel_on_signal, print, tell};
+use crate::tls::{file_or_nothing, named};
 use client::{Failure, Server};
 use random::Random;
 use story::{Event, Kind, Story};
@@ -44,7 +45,7 @@ pub struct DemoSettings {
     url: Url,
     /// Whom else than the system does to trust with certificates for https://: a PEM file, for instance the server's own
     /// certificate if it has signed that itself
-    #[arg(long, env = "NEWCYCLE_CA_CERTIFICATE", value_name = "FILE")]
+    #[arg(long, env = "NEWCYCLE_CA_CERTIFICATE", value_name = "FILE", value_parser = file_or_nothing())]
     ca_certificate: Option<PathBuf>,
     /// How many events a second happen on average; now and then more, now and then fewer
     #[arg(long, value_name = "EVENTS", default_value_t = 5.0, value_parser = parse_rate)]
@@ -89,7 +90,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) async fn run(settings: &DemoSettings) -> Result<(), CommandError> {
-    let server = Server::new(&settings.url, settings.ca_certificate.as_deref(), IN_FLIGHT)?;
+    let server = Server::new(&settings.url, named(settings.ca_certificate.as_ref()), IN_FLIGHT)?;
     let stop = CancellationToken::new();
     let _stop_on_signal = tokio::spawn(cancel_on_signal(stop.clone()));
     let story = Story::new(Random::new(settings.seed.unwrap_or_else(Random::seed)));

@@ -1,7 +1,7 @@
 //! A client of the REST interface that tells "no" from "nobody there".
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::{Certificate, Client, RequestBuilder, StatusCode, Url};
@@ -60,9 +60,9 @@ pub(super) struct Server {
 impl Server {
     /// The server at an address, with so many connections to keep. With https://, its certificate must come from whom the
     /// system trusts, or those in the file.
-    pub(super) fn new(url: &Url, trusted: Option<&Path>, connections: usize) -> Result<Self, CommandError> {
+    pub(super) fn new(url: &Url, trusted: Option<&PathBuf>, connections: usize) -> Result<Self, CommandError> {
         let client = Client::builder().timeout(TIMEOUT).pool_max_idle_per_host(connections);
-        let client = match trusted.filter(|path| !path.as_os_str().is_empty()) {
+        let client = match trusted {
             Some(path) => client.tls_certs_merge(certificates(path)?),
             // Without TLS nobody needs to be trusted: a system that has no list of whom to trust will do.
             None if url.scheme() == "http" => client.tls_certs_only([]),
