@@ -8,6 +8,7 @@ mod base_items;
 mod boundary;
 mod connection;
 mod cookie;
+mod cors;
 mod document;
 mod extract;
 mod guard;
@@ -16,7 +17,7 @@ mod items;
 mod limits;
 mod metrics;
 mod problem;
-#[cfg_attr(not(test), expect(dead_code, reason = "the guard that asks it is yet to come"))]
+mod protection;
 mod rate;
 mod records;
 mod rows;
@@ -49,6 +50,7 @@ use crate::hub::Hub;
 use crate::ledger::{Writer, writer};
 use crate::statistics::{Metric, Resolution};
 pub use connection::{ConnectionSettings, Connections, TooFewFiles, serve};
+pub use cors::{CorsSettings, MalformedOrigin, Origins};
 use guard::Guard;
 pub use limits::LimitSettings;
 use limits::Limits;
@@ -68,6 +70,19 @@ pub struct App {
     metrics: Arc<Registry>,
     authority: Authority,
     limits: Limits,
+    guard: Guard,
+    cors_origins: Origins,
+}
+
+/// What is served to whom, and how much of it.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// How much of the server one caller may have, and all together.
+    pub limits: LimitSettings,
+    /// How many requests anybody may send.
+    pub rates: RateSettings,
+    /// Which other pages may use it.
+    pub cors: CorsSettings,
 }
 
 impl App {
@@ -77,20 +92,23 @@ impl App {
         pool: PgPool,
         hub: Arc<Hub>,
         authority: Authority,
-        limits: LimitSettings,
+        settings: Settings,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let mut registry = Registry::with_prefix("newcycle");
         let writer = Writer::start(&pool, &writer::Metrics::register(&mut registry), tasks);
         metrics::register(&mut registry, Arc::clone(&hub), writer.clone());
+        let guard = Guard::new(authority.clone(), settings.rates, &mut registry);
         Self {
-            turns: records::Turns::new(&pool, limits.max_body_bytes),
+            turns: records::Turns::new(&pool, settings.limits.max_body_bytes),
             pool,
             hub,
             writer,
             metrics: Arc::new(registry),
             authority,
-            limits: Limits::new(limits),
+            limits: Limits::new(settings.limits),
+            guard,
+            cors_origins: settings.cors.cors_origins,
         }
     }
 }
@@ -133,14 +151,15 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// Everything that is served.
 pub fn router(app: App) -> Router {
-    let guard = Guard { authority: app.authority.clone() };
-    let guarded = Router::from(routes()).layer(axum::middleware::from_fn_with_state(guard, guard::guard));
+    let guarded = Router::from(routes()).layer(axum::middleware::from_fn_with_state(app.guard.clone(), guard::guard));
     // The page would have the document validated by a server on the internet.
     let documentation = utoipa_swagger_ui::Config::default().validator_url("none");
     let layers = ServiceBuilder::new()
         .set_request_id(REQUEST_ID, MakeRequestUuid)
         .layer(axum::middleware::from_fn(boundary::log))
-        .propagate_request_id(REQUEST_ID);
+        .propagate_request_id(REQUEST_ID)
+        .layer(axum::middleware::from_fn(protection::protect))
+        .option_layer(cors::layer(app.cors_origins.clone()));
     guarded
         // Health checks ask often, from wherever, and learn nothing.
         .merge(health::router())

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{CommandError, cancel_on_signal, print};
 use crate::auth::{AuthSettings, Authority};
 use crate::database::{Database, DatabaseSettings};
-use crate::http::{ConnectionSettings, LimitSettings};
+use crate::http::{self, ConnectionSettings, CorsSettings, LimitSettings, RateSettings};
 use crate::server;
 use crate::tls::TlsSettings;
 
@@ -31,6 +31,10 @@ pub struct ServeSettings {
     dashboard_port: Option<u16>,
     #[command(flatten, next_help_heading = "Access")]
     auth: AuthSettings,
+    #[command(flatten, next_help_heading = "Access")]
+    cors: CorsSettings,
+    #[command(flatten, next_help_heading = "Limits")]
+    rates: RateSettings,
     #[command(flatten, next_help_heading = "Limits")]
     limits: LimitSettings,
     #[command(flatten, next_help_heading = "TLS")]
@@ -41,8 +45,12 @@ pub struct ServeSettings {
 
 pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) -> Result<(), CommandError> {
     // What does not need Postgres first: a wrong file or a port that is taken should not cost a start of it.
-    let server_settings =
-        server::Settings { tls: settings.tls.load()?, connections: settings.connections, limits: settings.limits };
+    let auth = settings.auth.at(settings.server_host)?;
+    let server_settings = server::Settings {
+        tls: settings.tls.load()?,
+        connections: settings.connections,
+        http: http::Settings { limits: settings.limits, rates: settings.rates, cors: settings.cors },
+    };
     server_settings.connections.raise_file_limit()?;
     let scheme = if server_settings.tls.is_some() { "https" } else { "http" };
     let mut listeners = Vec::new();
@@ -60,9 +68,9 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
     };
     let served = async {
         database.migrate().await?;
-        let authority = Authority::load(database.own_pool.clone(), settings.auth.at(settings.server_host)).await?;
+        let authority = Authority::load(database.own_pool.clone(), auth).await?;
         settings.auth.check(settings.server_host, &authority)?;
-        if !authority.has_keys() && !authority.is_open() {
+        if !authority.knows_anybody() && !authority.is_open() {
             tracing::warn!("there is no key yet, so nobody can come in: create one with `newcycle keys create`");
         }
         print(&format!(

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::boundary::Fault;
 use super::connection::BodyError;
 use super::records::BodyTooLarge;
-use crate::auth::{KeyError, Refusal, Scope, SignInError};
+use crate::auth::{KeyError, Refusal, Scope, SignInError, TokenError};
 use crate::hub::TooManySeries;
 use crate::ledger::LedgerError;
 use crate::ledger::bulk::{Rejection, Report};
@@ -263,7 +263,11 @@ impl From<TooManySeries> for Problem {
 /// What is said of keys is said in words that tell no more than the caller may know.
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        Self::new(Kind::InvalidCredentials, refusal.to_string())
+        let kind = match refusal {
+            Refusal::Token(TokenError::Unavailable) => Kind::Unavailable,
+            _ => Kind::InvalidCredentials,
+        };
+        Self::new(kind, refusal.to_string())
     }
 }
 

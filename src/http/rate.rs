@@ -19,7 +19,6 @@ use axum::http::HeaderMap;
 use governor::clock::DefaultClock;
 
 pub use client::{MalformedProxy, TrustedProxies};
-#[expect(unused_imports, reason = "the guard that asks them is yet to come")]
 pub(super) use client::{client_address, forwarded_https};
 use fields::Policies;
 use limiter::{Limiter, hashed};

@@ -13,7 +13,7 @@ const STREAM: &str = "/statistics/stream?metrics=user-creation";
 
 async fn limited(limits: LimitSettings, door: Door) -> Server {
     let mut settings = Settings::default();
-    settings.limits = limits;
+    settings.http.limits = limits;
     let auth = auth::Settings { door, ..auth::Settings::default() };
     Server::limited(&new_database().await, auth, settings).await
 }
@@ -54,7 +54,7 @@ async fn a_key_has_so_many_streams_and_others_have_theirs() {
 async fn sessions_of_a_key_share_what_it_may_have_and_strangers_what_an_address_may() {
     let settings = LimitSettings { max_streams_per_key: 1, ..LimitSettings::default() };
     let mut server_settings = Settings::default();
-    server_settings.limits = settings;
+    server_settings.http.limits = settings;
     let auth = auth::Settings { door: Door::Closed, public_statistics: true, ..auth::Settings::default() };
     let server = Server::limited(&new_database().await, auth, server_settings).await;
     let key = key(&server).await;
