@@ -14,6 +14,7 @@ mod counts;
 mod demo;
 mod embedded;
 mod exactness;
+mod guard;
 mod harness;
 mod identity_provider;
 mod import;
