@@ -61,19 +61,19 @@ pub enum Presented<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It has the form neither of a key nor of a token.
-    #[error("this is not a key: keys begin with nck_ and have 69 characters; look whether it was copied as a whole")]
+    #[error("This is not a key: keys begin with nck_ and have 69 characters; look whether it was copied as a whole")]
     Malformed,
     /// No such key.
-    #[error("this key is not valid")]
+    #[error("This key is not valid")]
     Unknown,
     /// The key was good up to then.
-    #[error("this key expired at {}", .0.to_rfc3339_opts(SecondsFormat::Secs, true))]
+    #[error("This key expired at {}", .0.to_rfc3339_opts(SecondsFormat::Secs, true))]
     Expired(DateTime<Utc>),
     /// The key was good until somebody ended it.
-    #[error("this key was revoked")]
+    #[error("This key was revoked")]
     Revoked,
     /// The session is over.
-    #[error("the session has ended: sign in again")]
+    #[error("The session has ended: sign in again")]
     SessionEnded,
     /// The token is not good.
     #[error("{}", .0.public_description())]

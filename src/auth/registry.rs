@@ -170,7 +170,7 @@ impl Registry {
     async fn read_changes(&self) -> Result<(), sqlx::Error> {
         let before = self.known();
         let reading = async {
-            let version: i64 = sqlx::query_scalar("select version from auth.state").fetch_one(&self.pool).await?;
+            let version: i64 = sqlx::query_scalar("select version from access.state").fetch_one(&self.pool).await?;
             if version == before.version { Ok(None) } else { Known::load(&self.pool, &before).await.map(Some) }
         };
         let read = timeout(QUERY_TIMEOUT, reading).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
@@ -191,7 +191,7 @@ impl Registry {
         if used.is_empty() {
             return Ok(());
         }
-        let writing = sqlx::query("update auth.keys set last_used_at = now() where id = any($1)").bind(used);
+        let writing = sqlx::query("update access.keys set last_used_at = now() where id = any($1)").bind(used);
         timeout(QUERY_TIMEOUT, writing.execute(&self.pool)).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
         Ok(())
     }
@@ -201,26 +201,26 @@ impl Registry {
     }
 }
 
-/// A row of `auth.keys`: id, name, scopes, its secret's hash, the one before and until when, and its own end.
+/// A row of `access.keys`: id, name, scopes, its secret's hash, the one before and until when, and its own end.
 type KeyRow =
     (String, String, Vec<String>, Vec<u8>, Option<Vec<u8>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, bool);
-/// A row of `auth.sessions`: id, key, its secret's hash, the key's, and its end.
+/// A row of `access.sessions`: id, key, its secret's hash, the key's, and its end.
 type SessionRow = (String, String, Vec<u8>, Vec<u8>, DateTime<Utc>);
 
 impl Known {
     /// Reads both tables. What has not changed goes on: streams do not end because another key was made.
     async fn load(pool: &PgPool, before: &Self) -> Result<Self, sqlx::Error> {
         // The version first: what changes while the rest is read is then seen the next time.
-        let version = sqlx::query_scalar("select version from auth.state").fetch_one(pool).await?;
+        let version = sqlx::query_scalar("select version from access.state").fetch_one(pool).await?;
         let keys: Vec<KeyRow> = sqlx::query_as(
             "select id, name, scopes, secret_hash, previous_secret_hash, previous_expires_at, expires_at,
                 revoked_at is not null
-            from auth.keys",
+            from access.keys",
         )
         .fetch_all(pool)
         .await?;
         let sessions: Vec<SessionRow> = sqlx::query_as(
-            "select id, key_id, secret_hash, key_secret_hash, expires_at from auth.sessions where expires_at > now()",
+            "select id, key_id, secret_hash, key_secret_hash, expires_at from access.sessions where expires_at > now()",
         )
         .fetch_all(pool)
         .await?;

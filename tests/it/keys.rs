@@ -78,7 +78,7 @@ async fn what_an_operator_does_with_psql_counts_as_well() {
     let server = Server::guarded(&new_database().await, closed()).await;
     let (id, secret) = new_key(&server.database.pool, Scopes::ALL).await;
     let open = stream(&server, &secret).await;
-    sqlx::query("update auth.keys set scopes = '{ledger:write}' where id = $1")
+    sqlx::query("update access.keys set scopes = '{ledger:write}' where id = $1")
         .bind(&id)
         .execute(&server.database.pool)
         .await
@@ -142,16 +142,18 @@ async fn a_key_that_is_not_there_or_is_over_cannot_be_changed() {
 async fn the_database_does_not_know_the_secrets_nor_do_readers_know_the_keys() {
     let database = harness::database().await;
     let (_, secret) = new_key(&database.pool, Scopes::ALL).await;
-    let rows: Vec<String> =
-        sqlx::query_scalar("select to_jsonb(k)::text from auth.keys k").fetch_all(&database.pool).await.expect("rows");
+    let rows: Vec<String> = sqlx::query_scalar("select to_jsonb(k)::text from access.keys k")
+        .fetch_all(&database.pool)
+        .await
+        .expect("rows");
     let text = secret.key_text();
     let hidden = &text[text.len() - 52..];
     assert_eq!(rows.len(), 1);
     assert!(!rows[0].contains(hidden), "{rows:?}");
     let readable: Vec<bool> = sqlx::query_scalar(
-        "select has_schema_privilege('newcycle_reader', 'auth', 'usage')
+        "select has_schema_privilege('newcycle_reader', 'access', 'usage')
             or has_table_privilege('newcycle_reader', c.oid, 'select')
-        from pg_class c where relnamespace = 'auth'::regnamespace and relkind = 'r'",
+        from pg_class c where relnamespace = 'access'::regnamespace and relkind = 'r'",
     )
     .fetch_all(&database.pool)
     .await
