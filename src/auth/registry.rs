@@ -57,6 +57,8 @@ pub(super) enum Rejected {
     Expired(DateTime<Utc>),
     /// It was good until somebody ended it.
     Revoked,
+    /// The database, which alone may know it, cannot be asked.
+    Unavailable,
 }
 
 /// A shared handle.
@@ -67,8 +69,15 @@ pub(super) struct Registry {
     known: RwLock<Arc<Known>>,
     /// Ends when there is a key for the first time.
     first_key: CancellationToken,
-    /// When the last refresh began. Held while one goes on: those who wait for it need none of their own.
-    refreshed: Mutex<Option<Instant>>,
+    /// Held while a refresh goes on: those who wait for it need none of their own.
+    refreshed: Mutex<Option<Refresh>>,
+}
+
+/// The last refresh.
+#[derive(Clone, Copy, Debug)]
+struct Refresh {
+    began: Instant,
+    has_succeeded: bool,
 }
 
 /// What the database held at a version.
@@ -108,8 +117,11 @@ impl Registry {
     async fn find(&self, find: impl Fn(&Known) -> Result<Credential, Rejected>) -> Result<Credential, Rejected> {
         let mut found = find(&self.known());
         if found.as_ref().err() == Some(&Rejected::Unknown) {
-            self.refresh_for_unknown().await;
+            let is_up_to_date = self.refresh_for_unknown().await;
             found = find(&self.known());
+            if !is_up_to_date && found.as_ref().err() == Some(&Rejected::Unknown) {
+                found = Err(Rejected::Unavailable);
+            }
         }
         let credential = found?;
         credential.key.used.store(true, Ordering::Relaxed);
@@ -147,24 +159,30 @@ impl Registry {
     /// Reads everything again if something changed.
     pub(super) async fn refresh(&self) -> Result<(), sqlx::Error> {
         let mut refreshed = self.refreshed.lock().await;
-        *refreshed = Some(Instant::now());
-        self.read_changes().await
+        self.refresh_now(&mut refreshed).await
     }
 
-    /// The same, unless somebody else did so since this was called; and not too often.
-    async fn refresh_for_unknown(&self) {
+    /// The same, unless somebody else did so since this was called; and not too often. Whether it succeeded.
+    async fn refresh_for_unknown(&self) -> bool {
         let called = Instant::now();
         let mut refreshed = self.refreshed.lock().await;
-        if refreshed.is_some_and(|at| at >= called) {
-            return;
+        match *refreshed {
+            Some(last) if last.began >= called => return last.has_succeeded,
+            Some(last) => sleep_until(last.began + SHORTEST_REFRESH_INTERVAL).await,
+            None => {}
         }
-        if let Some(at) = *refreshed {
-            sleep_until(at + SHORTEST_REFRESH_INTERVAL).await;
+        let outcome = self.refresh_now(&mut refreshed).await;
+        if let Err(error) = &outcome {
+            tracing::debug!(error = error as &dyn std::error::Error, "an unknown key could not be looked up");
         }
-        *refreshed = Some(Instant::now());
-        if let Err(error) = self.read_changes().await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "an unknown key could not be looked up");
-        }
+        outcome.is_ok()
+    }
+
+    async fn refresh_now(&self, refreshed: &mut Option<Refresh>) -> Result<(), sqlx::Error> {
+        let began = Instant::now();
+        let outcome = self.read_changes().await;
+        *refreshed = Some(Refresh { began, has_succeeded: outcome.is_ok() });
+        outcome
     }
 
     async fn read_changes(&self) -> Result<(), sqlx::Error> {

@@ -311,3 +311,35 @@ async fn it_is_written_down_that_a_key_was_used() {
         assert_eq!(key.last_used_at.is_some(), key.id == secret.id(), "{key:?} {}", unused.id());
     }
 }
+
+/// Lets nobody connect to a database, or everybody again.
+async fn allow_connections(server: &Server, is_allowed: bool) {
+    let administrator = harness::connect("postgres").await;
+    for statement in [
+        format!("alter database {} allow_connections {is_allowed}", server.name),
+        format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}'", server.name),
+    ] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&administrator.pool).await.expect("it is done");
+    }
+    administrator.close().await;
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_those_who_are_known_stay_known_and_nobody_new_comes_in() {
+    let server = Server::guarded(&new_database().await, closed()).await;
+    let (id, secret) = new_key(&server.database.pool, Scopes::ALL).await;
+    let api = server.api.with_key(&secret.key_text());
+    assert_eq!(status(&api).await, StatusCode::OK);
+    allow_connections(&server, false).await;
+    let (_, session) = api.get("/session").await;
+    assert_eq!(session["caller"]["name"], "test", "a key is as good as before");
+    let unknown = Secret::generate().expect("random numbers").key_text();
+    assert_eq!(status(&server.api.with_key(&unknown)).await, StatusCode::SERVICE_UNAVAILABLE, "nobody can say");
+    allow_connections(&server, true).await;
+    eventually(|| async {
+        keys::revoke(&server.database.pool, &id).await.map_err(|error| error.to_string())?;
+        let status = api.get("/session").await.0;
+        if status == StatusCode::UNAUTHORIZED { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
+}
