@@ -14,6 +14,7 @@ mod scope;
 mod secret;
 mod sessions;
 mod settings;
+mod token;
 
 pub use authority::{Authority, Door, Presented, Refusal, SESSION_LIFETIME, Settings, SignInError};
 pub use caller::{Caller, Identity, IdentityKind};
@@ -21,3 +22,4 @@ pub use keys::{Key, KeyError};
 pub use scope::{Scope, Scopes, UnknownScope};
 pub use secret::{Secret, SecretHash, key_id};
 pub use settings::{AuthSettings, OpenToOthers};
+pub use token::{TokenError, TokenSettings, TokenSettingsError, TokenVerifier, VerifiedToken};

@@ -8,6 +8,7 @@ mod base_items;
 mod boundary;
 mod connection;
 mod cookie;
+mod cors;
 mod document;
 mod extract;
 mod guard;
@@ -16,6 +17,8 @@ mod items;
 mod limits;
 mod metrics;
 mod problem;
+mod protection;
+mod rate;
 mod records;
 mod rows;
 mod session;
@@ -46,11 +49,13 @@ use crate::auth::Authority;
 use crate::hub::Hub;
 use crate::ledger::{Writer, writer};
 use crate::statistics::{Metric, Resolution};
-pub use connection::serve;
+pub use connection::{ConnectionSettings, Connections, TooFewFiles, serve};
+pub use cors::{CorsSettings, MalformedOrigin, Origins};
 use guard::Guard;
 pub use limits::LimitSettings;
 use limits::Limits;
 pub use problem::Problem;
+pub use rate::{Limit, MalformedProxy, MalformedRate, Rate, RateLimits, RateSettings, TrustedProxies};
 pub use rows::parse;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -65,6 +70,19 @@ pub struct App {
     metrics: Arc<Registry>,
     authority: Authority,
     limits: Limits,
+    guard: Guard,
+    cors_origins: Origins,
+}
+
+/// What is served to whom, and how much of it.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// How much of the server one caller may have, and all together.
+    pub limits: LimitSettings,
+    /// How many requests anybody may send.
+    pub rates: RateSettings,
+    /// Which other pages may use it.
+    pub cors: CorsSettings,
 }
 
 impl App {
@@ -74,13 +92,24 @@ impl App {
         pool: PgPool,
         hub: Arc<Hub>,
         authority: Authority,
-        limits: LimitSettings,
+        settings: Settings,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let mut registry = Registry::with_prefix("newcycle");
         let writer = Writer::start(&pool, &writer::Metrics::register(&mut registry), tasks);
         metrics::register(&mut registry, Arc::clone(&hub), writer.clone());
-        Self { turns: records::Turns::new(&pool), pool, hub, writer, metrics: Arc::new(registry), authority, limits: Limits::new(limits) }
+        let guard = Guard::new(authority.clone(), settings.rates, &mut registry);
+        Self {
+            turns: records::Turns::new(&pool, settings.limits.max_body_bytes),
+            pool,
+            hub,
+            writer,
+            metrics: Arc::new(registry),
+            authority,
+            limits: Limits::new(settings.limits),
+            guard,
+            cors_origins: settings.cors.cors_origins,
+        }
     }
 }
 
@@ -115,28 +144,26 @@ fn routes() -> OpenApiRouter<App> {
 
 /// The OpenAPI document.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    described(routes().merge(health::router()).into_openapi())
-}
-
-fn described(document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
-    document::with_references(document::with_security(document))
+    let mut document = document::with_security(routes().into_openapi());
+    document.merge(health::router().into_openapi());
+    document::with_references(document)
 }
 
 /// Everything that is served.
 pub fn router(app: App) -> Router {
-    let guard = Guard { authority: app.authority.clone() };
-    let guarded = routes().layer(axum::middleware::from_fn_with_state(guard, guard::guard));
-    // Health checks ask often, from wherever, and learn nothing.
-    let (routes, description) = guarded.merge(health::router()).split_for_parts();
-    let description = described(description);
+    let guarded = Router::from(routes()).layer(axum::middleware::from_fn_with_state(app.guard.clone(), guard::guard));
     // The page would have the document validated by a server on the internet.
     let documentation = utoipa_swagger_ui::Config::default().validator_url("none");
     let layers = ServiceBuilder::new()
         .set_request_id(REQUEST_ID, MakeRequestUuid)
         .layer(axum::middleware::from_fn(boundary::log))
-        .propagate_request_id(REQUEST_ID);
-    routes
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", description).config(documentation))
+        .propagate_request_id(REQUEST_ID)
+        .layer(axum::middleware::from_fn(protection::protect))
+        .option_layer(cors::layer(app.cors_origins.clone()));
+    guarded
+        // Health checks ask often, from wherever, and learn nothing.
+        .merge(health::router())
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi()).config(documentation))
         .method_not_allowed_fallback(method_not_allowed)
         // Streams are not compressed: each message would wait for the next.
         .fallback(assets::serve.layer(CompressionLayer::new()))

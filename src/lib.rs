@@ -8,6 +8,7 @@
 //! - [`database`]: the connection, the schema, and a Postgres of our own where none is given;
 //! - [`auth`]: who a caller is, and what they may do;
 //! - [`listener`]: hears from Postgres what was written, and alone tells the hub;
+//! - [`tls`]: certificates from files, for whoever serves;
 //! - [`http`]: the REST interface, the streams, the dashboard; imports everyone, imported only by [`server`];
 //! - [`server`] puts the tasks together, [`command`] is the command line, [`telemetry`] the logs.
 //!
@@ -24,3 +25,4 @@ pub mod listener;
 pub mod server;
 pub mod statistics;
 pub mod telemetry;
+pub mod tls;

@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authority;
 use crate::database::Database;
-use crate::http::{self, App, LimitSettings};
+use crate::http::{self, App, ConnectionSettings, Connections};
 use crate::hub::Hub;
 use crate::listener;
 use crate::statistics::compactor;
+use crate::tls::Tls;
 
 /// Requests under way when the server stops have this long to end. Streams end at once.
 const GRACE: Duration = Duration::from_secs(10);
@@ -32,8 +33,12 @@ pub enum ServerError {
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Settings {
-    /// How much of the server one caller may have, and all together.
-    pub limits: LimitSettings,
+    /// What is served to whom, and how much of it.
+    pub http: http::Settings,
+    /// With TLS on all sockets, if at all.
+    pub tls: Option<Tls>,
+    /// What clients may ask for in connections and in time.
+    pub connections: ConnectionSettings,
 }
 
 /// Serves on the given sockets until the shutdown is asked for, and until then everything has ended.
@@ -44,7 +49,7 @@ pub async fn run(
     settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
-    let hub = Arc::new(Hub::with_limit(settings.limits.max_series));
+    let hub = Arc::new(Hub::with_limit(settings.http.limits.max_series));
     let stop = shutdown.child_token();
     let mut tasks = JoinSet::new();
     let own_stop = stop.clone();
@@ -54,12 +59,18 @@ pub async fn run(
     tasks.spawn(compactor::run(database.own_pool.clone(), stop.clone()));
     tasks.spawn(authority.clone().run(stop.clone()));
 
+    if let Some(tls) = &settings.tls {
+        tasks.spawn(tls.clone().follow(stop.clone()));
+    }
+
     // These write for requests, and end with the last of them.
     let mut writers = JoinSet::new();
-    let router = http::router(App::start(database.pool.clone(), hub, authority, settings.limits, &mut writers));
+    let router = http::router(App::start(database.pool.clone(), hub, authority, settings.http, &mut writers));
+    let connections = Connections::new(router, &settings.connections, settings.tls.as_ref(), stop.clone());
+    let connections = Arc::new(connections);
     let mut servers = JoinSet::new();
     for listener in listeners {
-        servers.spawn(http::serve(listener, router.clone(), stop.clone()));
+        servers.spawn(http::serve(listener, Arc::clone(&connections)));
     }
     let outcome = tokio::select! {
         () = shutdown.cancelled() => Ok(()),

@@ -8,7 +8,9 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::registry::{Credential, Registry, Rejected};
-use super::{Caller, Identity, IdentityKind, KeyError, Scopes, Secret, sessions};
+use super::{
+    Caller, Identity, IdentityKind, KeyError, Scopes, Secret, TokenError, TokenVerifier, VerifiedToken, sessions,
+};
 
 /// Who is let in without saying who they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct Settings {
     pub public_statistics: bool,
     /// How long a browser stays signed in.
     pub session_lifetime: Duration,
+    /// The identity provider whose tokens are good, if there is one.
+    pub tokens: Option<TokenVerifier>,
 }
 
 /// A session lasts so long unless told otherwise: pages are open for weeks, and a session can be ended at any time.
@@ -38,7 +42,7 @@ pub const SESSION_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { door: Door::default(), public_statistics: false, session_lifetime: SESSION_LIFETIME }
+        Self { door: Door::default(), public_statistics: false, session_lifetime: SESSION_LIFETIME, tokens: None }
     }
 }
 
@@ -71,6 +75,9 @@ pub enum Refusal {
     /// The session is over.
     #[error("the session has ended: sign in again")]
     SessionEnded,
+    /// The token is not good.
+    #[error("{}", .0.public_description())]
+    Token(#[from] TokenError),
 }
 
 /// Decides who callers are. A shared handle.
@@ -92,11 +99,21 @@ impl Authority {
 
     /// Keeps what is known true until the end.
     pub async fn run(self, stop: CancellationToken) {
-        self.0.registry.run(stop).await;
+        let tokens = async {
+            if let Some(tokens) = self.0.settings.tokens.clone() {
+                tokens.run(stop.clone()).await;
+            }
+        };
+        tokio::join!(self.0.registry.run(stop.clone()), tokens);
+    }
+
+    /// Whether there is anybody who could come in by a key or a token.
+    pub fn knows_anybody(&self) -> bool {
+        self.has_keys() || self.0.settings.tokens.is_some()
     }
 
     /// Whether there has ever been a key.
-    pub fn has_keys(&self) -> bool {
+    fn has_keys(&self) -> bool {
         self.0.registry.first_key().is_cancelled()
     }
 
@@ -131,10 +148,13 @@ impl Authority {
             return Ok(Caller { scopes: Scopes::ALL, identity: None, ended });
         }
         match presented {
-            Presented::Nothing => {
-                Ok(Caller { scopes: Scopes::NONE, identity: None, ended: CancellationToken::new() })
-            }
+            Presented::Nothing => Ok(Caller { scopes: Scopes::NONE, identity: None, ended: CancellationToken::new() }),
             Presented::Bearer(text) => {
+                if let Some(tokens) = &self.0.settings.tokens
+                    && !Secret::looks_like_a_key(text)
+                {
+                    return Ok(tokens.verify(text).await?.into());
+                }
                 let secret = Secret::of_key(text).ok_or(Refusal::Malformed)?;
                 let credential = self.0.registry.key(&secret).await?;
                 Ok(Caller::with(&credential, IdentityKind::Key))
@@ -185,13 +205,23 @@ pub enum SignInError {
 impl Caller {
     fn with(credential: &Credential, kind: IdentityKind) -> Self {
         let key = &credential.key;
-        let identity = Identity {
-            id: Arc::clone(&key.id),
-            name: Arc::clone(&key.name),
-            kind,
-            expires_at: credential.expires_at,
-        };
+        let identity =
+            Identity { id: Arc::clone(&key.id), name: Arc::clone(&key.name), kind, expires_at: credential.expires_at };
         Self { scopes: key.scopes, identity: Some(identity), ended: credential.ended.clone() }
+    }
+}
+
+impl From<VerifiedToken> for Caller {
+    fn from(token: VerifiedToken) -> Self {
+        let VerifiedToken { subject, scopes, expires_at } = token;
+        let identity = Identity {
+            id: format!("token:{subject}").into(),
+            name: subject.into(),
+            kind: IdentityKind::Token,
+            expires_at: Some(expires_at),
+        };
+        // A token cannot be taken back: it ends by itself.
+        Self { scopes, identity: Some(identity), ended: CancellationToken::new() }
     }
 }
 

@@ -125,10 +125,8 @@ async fn changed(pool: &PgPool, id: &str, key: Option<Key>) -> Result<Key, KeyEr
     if let Some(key) = key {
         return Ok(key);
     }
-    let exists: bool = sqlx::query_scalar("select exists (select from auth.keys where id = $1)")
-        .bind(id)
-        .fetch_one(pool)
-        .await?;
+    let exists: bool =
+        sqlx::query_scalar("select exists (select from auth.keys where id = $1)").bind(id).fetch_one(pool).await?;
     let id = id.to_owned();
     Err(if exists { KeyError::Revoked { id } } else { KeyError::NotFound { id } })
 }

@@ -202,7 +202,8 @@ impl Registry {
 }
 
 /// A row of `auth.keys`: id, name, scopes, its secret's hash, the one before and until when, and its own end.
-type KeyRow = (String, String, Vec<String>, Vec<u8>, Option<Vec<u8>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, bool);
+type KeyRow =
+    (String, String, Vec<String>, Vec<u8>, Option<Vec<u8>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, bool);
 /// A row of `auth.sessions`: id, key, its secret's hash, the key's, and its end.
 type SessionRow = (String, String, Vec<u8>, Vec<u8>, DateTime<Utc>);
 
@@ -232,7 +233,9 @@ impl Known {
             let Some(hash) = SecretHash::from_bytes(&hash) else { continue };
             let parents = now.keys.get(&key_id).into_iter().flatten();
             // Of a key whose secret was replaced since, and is not taken any more, there is no parent.
-            let Some(parent) = parents.into_iter().find(|parent| parent.hash.as_bytes() == key_secret) else { continue };
+            let Some(parent) = parents.into_iter().find(|parent| parent.hash.as_bytes() == key_secret) else {
+                continue;
+            };
             if parent.rejection().is_some() {
                 continue;
             }

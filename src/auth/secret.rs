@@ -138,7 +138,9 @@ mod tests {
     #[test]
     fn what_is_cut_off_lengthened_or_of_other_letters_is_no_key() {
         let text = Secret::generate().expect("random numbers").key_text();
-        for wrong in [&text[1..], &text[..text.len() - 1], &format!("{text}a"), &text.to_uppercase(), "", "nck_", "nck__"] {
+        for wrong in
+            [&text[1..], &text[..text.len() - 1], &format!("{text}a"), &text.to_uppercase(), "", "nck_", "nck__"]
+        {
             assert_eq!(Secret::of_key(wrong), None, "{wrong:?}");
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 
-use super::{Authority, Door, Settings};
+use super::{Authority, Door, Settings, TokenSettings, TokenSettingsError, TokenVerifier};
 
 /// Who is let in.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,6 +24,8 @@ pub struct AuthSettings {
         value_parser = humantime::parse_duration
     )]
     session_lifetime: Duration,
+    #[command(flatten, next_help_heading = "Tokens of an identity provider")]
+    tokens: TokenSettings,
 }
 
 /// Whether callers have to say who they are.
@@ -48,18 +50,20 @@ pub struct OpenToOthers {
 
 impl AuthSettings {
     /// What they mean for a server that listens at the address.
-    pub fn at(&self, host: IpAddr) -> Settings {
+    pub fn at(&self, host: IpAddr) -> Result<Settings, TokenSettingsError> {
+        let tokens = TokenVerifier::new(&self.tokens)?;
         let door = match self.authentication {
             Some(Authentication::Off) => Door::Open,
-            None if host.is_loopback() => Door::OpenUntilFirstKey,
+            None if host.is_loopback() && tokens.is_none() => Door::OpenUntilFirstKey,
             None | Some(Authentication::Required) => Door::Closed,
         };
-        Settings { door, public_statistics: self.public_statistics, session_lifetime: self.session_lifetime }
+        let Self { public_statistics, session_lifetime, .. } = *self;
+        Ok(Settings { door, public_statistics, session_lifetime, tokens })
     }
 
     /// Refuses to serve others without any key, unless that is what was asked for.
     pub fn check(&self, host: IpAddr, authority: &Authority) -> Result<(), OpenToOthers> {
-        if self.authentication.is_none() && !host.is_loopback() && !authority.has_keys() {
+        if self.authentication.is_none() && !host.is_loopback() && !authority.knows_anybody() {
             return Err(OpenToOthers { host });
         }
         Ok(())

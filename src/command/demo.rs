@@ -6,6 +6,7 @@ mod story;
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Url;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{CommandError, cancel_on_signal, print, tell};
+use crate::tls::{file_or_nothing, named};
 use client::{Failure, Server};
 use random::Random;
 use story::{Event, Kind, Story};
@@ -41,6 +43,13 @@ pub struct DemoSettings {
     /// Address of the server
     #[arg(long, env = "NEWCYCLE_URL", value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = parse_url)]
     url: Url,
+    /// Whom else than the system does to trust with certificates for https://: a PEM file, for instance the server's own
+    /// certificate if it has signed that itself
+    #[arg(long, env = "NEWCYCLE_CA_CERTIFICATE", value_name = "FILE", value_parser = file_or_nothing())]
+    ca_certificate: Option<PathBuf>,
+    /// Key to say who you are with, if the server asks: one with the scopes ledger:read and ledger:write
+    #[arg(long, env = "NEWCYCLE_KEY", hide_env_values = true, value_name = "KEY")]
+    key: Option<String>,
     /// How many events a second happen on average; now and then more, now and then fewer
     #[arg(long, value_name = "EVENTS", default_value_t = 5.0, value_parser = parse_rate)]
     rate: f64,
@@ -66,8 +75,11 @@ Examples:
 
 fn parse_url(text: &str) -> Result<Url, String> {
     let url: Url = text.parse().map_err(|_| "it is not a URL such as http://127.0.0.1:8080".to_owned())?;
-    // There is no TLS in this program; servers have it from a proxy.
-    if url.scheme() == "http" { Ok(url) } else { Err("it must begin with http://".to_owned()) }
+    if ["http", "https"].contains(&url.scheme()) {
+        Ok(url)
+    } else {
+        Err("it must begin with http:// or https://".to_owned())
+    }
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -81,7 +93,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) async fn run(settings: &DemoSettings) -> Result<(), CommandError> {
-    let server = Server::new(&settings.url, IN_FLIGHT)?;
+    let server =
+        Server::new(&settings.url, settings.key.as_deref(), named(settings.ca_certificate.as_ref()), IN_FLIGHT)?;
     let stop = CancellationToken::new();
     let _stop_on_signal = tokio::spawn(cancel_on_signal(stop.clone()));
     let story = Story::new(Random::new(settings.seed.unwrap_or_else(Random::seed)));

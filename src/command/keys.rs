@@ -230,14 +230,20 @@ mod tests {
         let in_a_day = Utc::now() + chrono::Duration::days(1);
         let Ok(End::At(moment)) = parse_end("24h") else { panic!("a duration") };
         assert!((moment - in_a_day).num_seconds().abs() < 60, "{moment}");
-        assert_eq!(parse_end("2999-01-01T01:00:00+01:00"), Ok(End::At("2999-01-01T00:00:00Z".parse().expect("a moment"))));
+        assert_eq!(
+            parse_end("2999-01-01T01:00:00+01:00"),
+            Ok(End::At("2999-01-01T00:00:00Z".parse().expect("a moment")))
+        );
     }
 
     #[test]
     fn an_end_that_is_over_or_cannot_be_read_is_refused_with_the_reason() {
-        for (text, reason) in
-            [("2020-01-01T00:00:00Z", "over already"), ("0s", "over already"), ("tomorrow", "90d"), ("99999999999y", "")]
-        {
+        for (text, reason) in [
+            ("2020-01-01T00:00:00Z", "over already"),
+            ("0s", "over already"),
+            ("tomorrow", "90d"),
+            ("99999999999y", ""),
+        ] {
             let error = parse_end(text).expect_err(text);
             assert!(error.contains(reason), "{error}");
         }

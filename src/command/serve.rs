@@ -9,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 use super::{CommandError, cancel_on_signal, print};
 use crate::auth::{AuthSettings, Authority};
 use crate::database::{Database, DatabaseSettings};
+use crate::http::{self, ConnectionSettings, CorsSettings, LimitSettings, RateSettings};
 use crate::server;
+use crate::tls::TlsSettings;
 
 /// How many connections the kernel keeps that were not accepted yet, if its own limit allows: every dashboard comes back
 /// in the same seconds after a restart, and those for whom there is no room try again only a second later, or three.
@@ -29,10 +31,28 @@ pub struct ServeSettings {
     dashboard_port: Option<u16>,
     #[command(flatten, next_help_heading = "Access")]
     auth: AuthSettings,
+    #[command(flatten, next_help_heading = "Access")]
+    cors: CorsSettings,
+    #[command(flatten, next_help_heading = "Limits")]
+    rates: RateSettings,
+    #[command(flatten, next_help_heading = "Limits")]
+    limits: LimitSettings,
+    #[command(flatten, next_help_heading = "TLS")]
+    tls: TlsSettings,
+    #[command(flatten, next_help_heading = "Connections")]
+    connections: ConnectionSettings,
 }
 
 pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) -> Result<(), CommandError> {
-    // The sockets first: a port that is taken should not cost a start of Postgres.
+    // What does not need Postgres first: a wrong file or a port that is taken should not cost a start of it.
+    let auth = settings.auth.at(settings.server_host)?;
+    let server_settings = server::Settings {
+        tls: settings.tls.load()?,
+        connections: settings.connections,
+        http: http::Settings { limits: settings.limits, rates: settings.rates, cors: settings.cors },
+    };
+    server_settings.connections.raise_file_limit()?;
+    let scheme = if server_settings.tls.is_some() { "https" } else { "http" };
     let mut listeners = Vec::new();
     for port in [Some(settings.server_port), settings.dashboard_port].into_iter().flatten() {
         let address = SocketAddr::new(settings.server_host, port);
@@ -48,19 +68,21 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
     };
     let served = async {
         database.migrate().await?;
-        let authority = Authority::load(database.own_pool.clone(), settings.auth.at(settings.server_host)).await?;
+        let authority = Authority::load(database.own_pool.clone(), auth).await?;
         settings.auth.check(settings.server_host, &authority)?;
-        if !authority.has_keys() && !authority.is_open() {
+        if !authority.knows_anybody() && !authority.is_open() {
             tracing::warn!("there is no key yet, so nobody can come in: create one with `newcycle keys create`");
         }
-        print(&format!("newcycle is ready\n  dashboard  http://{dashboard}/\n  API docs   http://{server}/docs/"));
+        print(&format!(
+            "newcycle is ready\n  dashboard  {scheme}://{dashboard}/\n  API docs   {scheme}://{server}/docs/"
+        ));
         if let Some(endpoint) = &database.endpoint {
             print(&format!("  psql       {}", endpoint.psql_command()));
         }
         if authority.is_open() {
             print("  access     open to whoever reaches it; `newcycle keys create` makes a first key");
         }
-        server::run(&database, listeners, authority, server::Settings::default(), shutdown).await?;
+        server::run(&database, listeners, authority, server_settings, shutdown).await?;
         Ok::<_, CommandError>(())
     }
     .await;

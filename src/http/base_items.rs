@@ -48,7 +48,11 @@ async fn create(
     get, path = "/base-items", operation_id = "list_base_items", tag = "ledger", security(("key" = ["ledger:read"])), params(ListQuery),
     responses((status = 200, description = "A page", body = Page<BaseItem>), QueryProblems)
 )]
-async fn list(_: Allowed<LedgerRead>, State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<BaseItem>>, Problem> {
+async fn list(
+    _: Allowed<LedgerRead>,
+    State(pool): State<PgPool>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<BaseItem>>, Problem> {
     Ok(Json(ledger::list(&pool, query.page()?).await?))
 }
 
@@ -57,6 +61,10 @@ async fn list(_: Allowed<LedgerRead>, State(pool): State<PgPool>, Query(query): 
     get, path = "/base-items/{id}", operation_id = "get_base_item", tag = "ledger", security(("key" = ["ledger:read"])), params(("id" = Uuid, Path)),
     responses((status = 200, description = "The base item", body = BaseItem), LookupProblems)
 )]
-async fn get(_: Allowed<LedgerRead>, State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<BaseItem>, Problem> {
+async fn get(
+    _: Allowed<LedgerRead>,
+    State(pool): State<PgPool>,
+    Path(id): Path<Uuid>,
+) -> Result<Json<BaseItem>, Problem> {
     Ok(Json(ledger::get(&pool, id).await?))
 }

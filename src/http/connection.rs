@@ -2,49 +2,134 @@
 //!
 //! hyper speaks HTTP. What it keeps for a connection (buffers, the request's head, the layers around the response) is
 //! much more than an idle stream needs, and each message would go through all of it. So once hyper has sent the head of
-//! a stream's response, the connection is taken apart, and the stream goes on with the bare socket.
+//! a stream's response, the connection is taken apart, and the stream goes on with the bare socket; on an encrypted
+//! connection, with the socket and the TLS session.
 
-use std::convert::Infallible;
+mod body;
+mod deadline;
+mod farewell;
+mod places;
+mod progress;
+mod settings;
+mod socket;
+mod takeover;
+mod wire;
+
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::http::Version;
-use bytes::Bytes;
 use futures_util::future::poll_fn;
-use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use super::sse::{Framing, Stream};
+use super::problem::{Kind, Problem};
+use super::sse::Framing;
+use crate::tls::Tls;
+pub(super) use body::BodyError;
+use body::TimedBody;
+use deadline::{Deadline, TooLong};
+pub(super) use places::Place;
+use places::{Full, Places};
+use progress::SharedProgress;
+pub use settings::{ConnectionSettings, TooFewFiles};
+use socket::Socket;
+pub(super) use takeover::Takeover;
+use wire::Carrier;
+pub(super) use wire::Wire;
 
 /// The pause after a connection could not be accepted, most often because too many files are open: asking again at once
 /// would take a core, and the next connection waits with the kernel meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// So many clients are told at once that there is no room for them; more are just closed, as those who are told take
+/// files too.
+const REFUSED_AT_ONCE: usize = 64;
+/// The first byte of a TLS connection: the type of a record with a handshake in it (RFC 8446, 5.1). No method of HTTP
+/// begins like that.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// What all connections have in common, whichever listener they come by.
+pub struct Connections {
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    header_timeout: Duration,
+    body_timeout: Duration,
+    places: Arc<Places>,
+    refusals: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl Connections {
+    /// Connections to these routes, until the stop is asked for.
+    pub fn new(router: Router, settings: &ConnectionSettings, tls: Option<&Tls>, stop: CancellationToken) -> Self {
+        Self {
+            router,
+            tls: tls.map(Tls::acceptor),
+            header_timeout: settings.header_timeout,
+            body_timeout: settings.body_timeout,
+            places: Arc::new(Places::new(settings)),
+            refusals: Arc::new(Semaphore::new(REFUSED_AT_ONCE)),
+            stop,
+        }
+    }
+
+    /// Finds a place for a connection, or says that there is none.
+    fn receive(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr, tasks: &TaskTracker) {
+        // Messages are small and written whole: waiting for more to fill a packet would only delay them.
+        let _ = socket.set_nodelay(true);
+        match self.places.take(peer.ip()) {
+            Err(full) => self.refuse(socket, full, tasks),
+            Ok(place) => {
+                let connection = Connection { shared: Arc::clone(self), streams: tasks.clone(), place };
+                match &self.tls {
+                    None => {
+                        let transport = Transport { peer, is_encrypted: false };
+                        tasks.spawn(connection.serve(socket, transport, Instant::now()))
+                    }
+                    Some(acceptor) => tasks.spawn(connection.serve_encrypted(socket, peer, acceptor.clone())),
+                };
+            }
+        }
+    }
+
+    /// Nothing is read for that; and on an encrypted connection nothing could be said without a handshake, which costs
+    /// more than a request does.
+    fn refuse(&self, socket: TcpStream, full: Full, tasks: &TaskTracker) {
+        if self.tls.is_none()
+            && let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned()
+        {
+            let stop = self.stop.clone();
+            tasks.spawn(async move {
+                let problem = Problem::new(Kind::Unavailable, full.to_string());
+                stop.run_until_cancelled(farewell::answer(socket, problem)).await;
+                drop(permit);
+            });
+        }
+    }
+}
 
 /// Serves everyone who connects, until the stop is asked for and all connections have ended.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let connections = TaskTracker::new();
+pub async fn serve(listener: TcpListener, connections: Arc<Connections>) {
+    let tasks = TaskTracker::new();
+    let stop = &connections.stop;
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((socket, peer)) => {
-                let connection =
-                    Connection { router: router.clone(), stop: stop.clone(), streams: connections.clone() };
-                let transport = Transport { peer, is_encrypted: false };
-                connections.spawn(connection.serve(socket, transport));
-            }
+            Ok((socket, peer)) => connections.receive(socket, peer, &tasks),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "connections cannot be accepted");
@@ -53,8 +138,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         }
     }
     drop(listener);
-    connections.close();
-    connections.wait().await;
+    tasks.close();
+    tasks.wait().await;
 }
 
 /// Whether the one who wanted to connect has left, which does not concern others.
@@ -81,162 +166,134 @@ impl fmt::Display for Transport {
 }
 
 struct Connection {
-    router: Router,
-    stop: CancellationToken,
+    shared: Arc<Connections>,
     /// Where streams go on when they have taken their sockets over.
     streams: TaskTracker,
+    place: Place,
+}
+
+/// How a connection ended.
+enum End {
+    /// As hyper sees it.
+    Over(hyper::Result<()>),
+    /// A stream goes on with it.
+    Taken,
+    TooLong(TooLong),
 }
 
 impl Connection {
-    async fn serve(self, socket: TcpStream, transport: Transport) {
-        // Messages are small and written whole: waiting for more to fill a packet would only delay them.
-        let _ = socket.set_nodelay(true);
+    async fn serve_encrypted(self, socket: TcpStream, peer: SocketAddr, acceptor: TlsAcceptor) {
+        let begin = Instant::now();
+        let handshake = timeout_at(begin + self.shared.header_timeout, shake_hands(socket, acceptor));
+        match self.shared.stop.run_until_cancelled(handshake).await {
+            Some(Ok(Ok(Handshake::Done(socket)))) => {
+                self.serve(socket, Transport { peer, is_encrypted: true }, begin).await;
+            }
+            Some(Ok(Ok(Handshake::NotEncrypted(socket)))) => {
+                let detail = "This port speaks HTTPS only: use a URL that begins with https://";
+                self.answer(socket, Problem::new(Kind::NotEncrypted, detail)).await;
+            }
+            Some(Ok(Err(error))) => {
+                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a TLS handshake failed");
+            }
+            Some(Err(_too_long)) => tracing::debug!(%peer, "a TLS handshake took too long"),
+            None => {}
+        }
+    }
+
+    async fn serve<S: Carrier>(self, socket: S, transport: Transport, begin: Instant) {
+        let shared = &*self.shared;
         let progress = SharedProgress::default();
-        let socket = Socket { io: TokioIo::new(socket), progress: progress.clone() };
         let service = service_fn(|mut request: hyper::Request<Incoming>| {
             let framing = if request.version() == Version::HTTP_11 { Framing::Chunked } else { Framing::None };
             request.extensions_mut().insert(Takeover { progress: progress.clone(), framing });
             request.extensions_mut().insert(transport);
-            self.router.clone().oneshot(request)
+            progress.lock().handle(!request.body().is_end_stream());
+            let request = request.map(|body| TimedBody::new(body, shared.body_timeout, progress.clone()));
+            let answer = shared.router.clone().oneshot(request);
+            let progress = progress.clone();
+            async move {
+                let answer = answer.await;
+                progress.lock().answered();
+                answer
+            }
         });
+        let socket = Socket::new(socket, progress.clone());
         let mut connection = http1::Builder::new().serve_connection(socket, service);
-        let mut stop = pin!(self.stop.cancelled());
+        let mut deadline = Deadline::new(begin, shared.header_timeout);
+        let mut stop = pin!(shared.stop.cancelled());
         let mut stopping = false;
-        let ended = poll_fn(|context| {
+        let end = poll_fn(|context| {
             if !stopping && stop.as_mut().poll(context).is_ready() {
                 stopping = true;
                 // hyper would wait for the first request of somebody who only connected.
                 if !progress.lock().was_read {
-                    return Poll::Ready(Some(Ok(())));
+                    return Poll::Ready(End::Over(Ok(())));
                 }
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            match Pin::new(&mut connection).poll(context) {
-                Poll::Ready(ended) => Poll::Ready(Some(ended)),
-                Poll::Pending if progress.lock().is_head_sent => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
+                return Poll::Ready(End::Over(ended));
             }
-        });
-        match ended.await {
-            Some(Ok(())) => {}
-            Some(Err(error)) => tracing::debug!(error = &error as &dyn std::error::Error, "a connection broke"),
-            None => {
+            let mut progress = progress.lock();
+            if progress.is_head_sent {
+                return Poll::Ready(End::Taken);
+            }
+            deadline.poll(context, &mut progress).map(End::TooLong)
+        })
+        .await;
+        drop(deadline);
+        match end {
+            End::Over(Ok(())) => {}
+            End::Over(Err(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a connection broke");
+            }
+            End::Taken => {
                 let stream = progress.lock().stream.take();
-                let socket = connection.into_parts().io.io.into_inner();
+                let wire = connection.into_parts().io.into_inner().into_wire();
                 if let Some((stream, framing)) = stream {
-                    self.streams.spawn(stream.run(socket, framing, self.stop.clone()));
+                    self.streams.spawn(stream.run(wire, framing, self.shared.stop.clone(), self.place));
+                }
+            }
+            End::TooLong(what) => {
+                let socket = connection.into_parts().io.into_inner();
+                let (was_read, is_flushed) = {
+                    let progress = progress.lock();
+                    (progress.was_read, progress.is_flushed || progress.requests == 0)
+                };
+                match what {
+                    TooLong::Head if was_read && is_flushed => {
+                        let seconds = shared.header_timeout.as_secs_f64();
+                        let detail = format!("The head of the request did not come within {seconds} seconds");
+                        self.answer(socket, Problem::new(Kind::TimedOut, detail)).await;
+                    }
+                    // Nothing was asked for, or the client does not take what it had asked for before.
+                    TooLong::Head => {}
+                    TooLong::Idle if is_flushed => {
+                        shared.stop.run_until_cancelled(farewell::close(socket)).await;
+                    }
+                    TooLong::Idle => {}
                 }
             }
         }
     }
-}
 
-/// How a stream takes over the socket of the connection that its request came by. Handlers get it as an `Extension`.
-#[derive(Clone)]
-pub(super) struct Takeover {
-    progress: SharedProgress,
-    framing: Framing,
-}
-
-impl Takeover {
-    /// A body that holds the stream until hyper asks for it. If it is dropped before (to a HEAD request, say), so is the
-    /// stream.
-    pub(super) fn body(self, stream: Stream) -> Body {
-        Body::new(Placeholder { stream: Some(stream), takeover: self })
+    async fn answer<S: Carrier>(&self, socket: S, problem: Problem) {
+        self.shared.stop.run_until_cancelled(farewell::answer(socket, problem)).await;
     }
 }
 
-/// Has nothing to send, ever: hyper sends the response's head and then waits.
-struct Placeholder {
-    stream: Option<Stream>,
-    takeover: Takeover,
+/// What comes of an attempt to encrypt.
+enum Handshake {
+    Done(Box<TlsStream<TcpStream>>),
+    /// The client speaks something else, HTTP most likely.
+    NotEncrypted(TcpStream),
 }
 
-impl hyper::body::Body for Placeholder {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
-        if let Some(stream) = self.stream.take() {
-            self.takeover.progress.lock().stream = Some((stream, self.takeover.framing));
-        }
-        Poll::Pending
+async fn shake_hands(socket: TcpStream, acceptor: TlsAcceptor) -> io::Result<Handshake> {
+    let mut first = [0];
+    if socket.peek(&mut first).await? > 0 && first != [TLS_HANDSHAKE] {
+        return Ok(Handshake::NotEncrypted(socket));
     }
-}
-
-/// How far a connection is, as its parts tell each other past hyper, which is between them.
-#[derive(Clone, Default)]
-struct SharedProgress(Arc<Mutex<Progress>>);
-
-#[derive(Default)]
-struct Progress {
-    /// Whether anything was read.
-    was_read: bool,
-    /// A stream of which hyper has the head and wants the body.
-    stream: Option<(Stream, Framing)>,
-    /// Whether the head has been written to the socket, and everything before it.
-    is_head_sent: bool,
-}
-
-impl SharedProgress {
-    // All parts of a connection run in one task, so nobody ever waits here.
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The socket as hyper sees it.
-struct Socket {
-    io: TokioIo<TcpStream>,
-    progress: SharedProgress,
-}
-
-impl Read for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        if read.is_ready() {
-            self.progress.lock().was_read = true;
-        }
-        read
-    }
-}
-
-impl Write for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    /// hyper flushes the socket when it has written everything that it has.
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.io).poll_flush(context);
-        let mut progress = self.progress.lock();
-        if progress.stream.is_some() && matches!(flushed, Poll::Ready(Ok(()))) {
-            progress.is_head_sent = true;
-        }
-        drop(progress);
-        flushed
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
-    }
+    Ok(Handshake::Done(Box::new(acceptor.accept(socket).await?)))
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::ArrayItems;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi, Ref, RefOr, ResponseBuilder, Schema};
@@ -135,35 +136,38 @@ pub(super) fn with_references(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// The document with how callers say who they are, and what is answered to those who may not. Operations name the scope
-/// that they take, of a key; a session and a token have scopes as well.
+/// The document of guarded routes with how callers say who they are, and what is answered to those who may not. Operations
+/// name the scope that they take, of a key; a session and a token have scopes as well.
 pub(super) fn with_security(mut document: OpenApi) -> OpenApi {
     let key = Http::builder().scheme(HttpAuthScheme::Bearer).description(Some(
         "A key that `newcycle keys create` printed, or a token (JWT) of your identity provider where one is configured. \
         Without either while the server is open.",
     ));
-    let session = ApiKeyValue::with_description("newcycle-session", "The cookie that `POST /session` sets, for browsers");
+    let session =
+        ApiKeyValue::with_description("newcycle-session", "The cookie that `POST /session` sets, for browsers");
     let components = document.components.get_or_insert_default();
     components.add_security_scheme("key", SecurityScheme::Http(key.build()));
     components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(session)));
     for path in document.paths.paths.values_mut() {
         let methods = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch];
         for operation in methods.into_iter().flatten() {
-            let Some(requirements) = &mut operation.security else { continue };
-            let Some(scopes) = requirements.iter().find_map(scopes_of_key) else { continue };
-            requirements.push(SecurityRequirement::new("session", scopes));
-            for (status, description) in [
-                ("401", "Nobody says who it is, or what they say is not so"),
-                ("403", "The caller lacks the scope"),
-                ("429", "More requests than are allowed, or more streams; `Retry-After` says when to come again"),
-            ] {
-                let problem = Content::new(Some(Ref::from_schema_name("Problem")));
-                let response = ResponseBuilder::new().description(description).content(PROBLEM, problem);
-                operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.build().into());
+            let requirements = operation.security.get_or_insert_default();
+            if let Some(scopes) = requirements.iter().find_map(scopes_of_key) {
+                requirements.push(SecurityRequirement::new("session", scopes));
+                add_problem(operation, "401", "Nobody says who it is, or what they say is not so");
+                add_problem(operation, "403", "The caller lacks the scope");
             }
+            add_problem(operation, "421", "The server is open to this machine, and was called by another name");
+            add_problem(operation, "429", "More requests or streams than are allowed: come again after `Retry-After`");
         }
     }
     document
+}
+
+fn add_problem(operation: &mut Operation, status: &str, description: &str) {
+    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+    let response = ResponseBuilder::new().description(description).content(PROBLEM, problem);
+    operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.build().into());
 }
 
 fn scopes_of_key(requirement: &SecurityRequirement) -> Option<Vec<String>> {

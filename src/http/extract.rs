@@ -60,7 +60,7 @@ pub(super) async fn collect(request: Request) -> Result<Bytes, Problem> {
         Err(error) if error.is::<LengthLimitError>() => {
             Err(Problem::new(Kind::TooLarge, format!("A single row may have {BODY_LIMIT} bytes")))
         }
-        Err(error) => Err(Problem::new(Kind::BrokenRequest, error.to_string())),
+        Err(error) => Err(Problem::unreadable(&*error)),
     }
 }
 

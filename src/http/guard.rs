@@ -1,84 +1,162 @@
-//! The guard before every route but those for health checks: who is it, and may they come in at all?
+//! The guard before every route but those for health checks: who is it, may they come in at all, and so often?
 //!
 //! What a request must be allowed to is said by its handler, in its signature: [`Allowed`].
 
-use std::marker::PhantomData;
-use std::net::IpAddr;
-use std::sync::Arc;
+mod allowed;
+mod origin;
 
-use axum::extract::{FromRequestParts, Request, State};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+pub(super) use allowed::{Allowed, FiguresRead, LedgerRead, LedgerWrite, StatisticsRead};
+pub(super) use origin::SameOrigin;
 
 use super::connection::Transport;
 use super::cookie;
 use super::problem::{Kind, Problem};
-use crate::auth::{Authority, Caller, Presented, Scope};
+use super::rate::{RateLimits, RateSettings, TrustedProxies, Verdict, client_address, forwarded_https};
+use crate::auth::{Authority, Caller, Presented};
+
+/// A request too many is answered after this: who does not wait, but asks again at once, has ten answers a second on a
+/// connection, and leaves the server to others.
+const REFUSAL_DELAY: Duration = Duration::from_millis(100);
 
 /// What the guard found out about a request. Handlers get it as an `Extension`.
 #[derive(Clone, Debug)]
 pub(super) struct Admitted {
     pub(super) caller: Caller,
-    /// Whose requests these are, where that is counted: the same key or subject, or else the same address. Nobody's while
-    /// the door is open.
+    /// Whose streams these are, where that is counted: the same key or subject, or else the same address. Nobody's while
+    /// everybody may do everything.
     pub(super) holder: Option<Arc<str>>,
+    /// Whether nobody could read along, as far as the last trusted proxy.
+    pub(super) is_encrypted: bool,
     has_public_statistics: bool,
 }
 
 /// What the guard goes by.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
-    pub(super) authority: Authority,
+    authority: Authority,
+    rates: RateLimits,
+    proxies: TrustedProxies,
+    refused: Family<Refused, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    status: u16,
 }
 
 /// Lets a request in, or answers it.
 pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    let mut verdicts = Verdicts::default();
     let transport = request.extensions().get::<Transport>().copied();
-    match guard.admit(request.method(), request.headers(), transport).await {
+    let mut response = match guard.admit(request.method(), request.headers(), transport, &mut verdicts).await {
         Ok(admitted) => {
             request.extensions_mut().insert(admitted);
             next.run(request).await
         }
         Err(problem) => problem.into_response(),
+    };
+    guard.rates.tell(verdicts.key, verdicts.address, response.headers_mut());
+    let status = response.status();
+    if matches!(status.as_u16(), 401 | 403 | 421 | 429) {
+        guard.refused.get_or_create(&Refused { status: status.as_u16() }).inc();
     }
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        tokio::time::sleep(REFUSAL_DELAY).await;
+    }
+    response
+}
+
+/// What the rate limits say about a request, as far as they were asked.
+#[derive(Clone, Copy, Debug, Default)]
+struct Verdicts {
+    key: Option<Verdict>,
+    address: Option<Verdict>,
 }
 
 impl Guard {
+    /// One that goes by these settings.
+    pub(super) fn new(authority: Authority, rates: RateSettings, registry: &mut Registry) -> Self {
+        let refused = Family::default();
+        registry.register(
+            "refused_requests",
+            "Requests that the guard did not let in, by status",
+            Family::clone(&refused),
+        );
+        Self { authority, rates: RateLimits::new(&rates), proxies: rates.trusted_proxies, refused }
+    }
+
     async fn admit(
         &self,
         method: &Method,
         headers: &HeaderMap,
         transport: Option<Transport>,
+        verdicts: &mut Verdicts,
     ) -> Result<Admitted, Problem> {
-        if self.authority.is_for_this_machine_only() && !names_this_machine(headers) {
+        let Some(Transport { peer, is_encrypted }) = transport else {
+            return Err(Problem::new(Kind::Internal, "this request came by no connection"));
+        };
+        let address = client_address(peer.ip(), headers, &self.proxies);
+        verdicts.address = self.rates.check_address(address);
+        let too_many = |detail: &str| Problem::new(Kind::TooManyRequests, detail);
+        if verdicts.address.is_some_and(|verdict| !verdict.is_allowed) {
+            return Err(too_many(
+                "Your address has sent as many requests as it may: come again after Retry-After seconds",
+            ));
+        }
+        if self.authority.is_for_this_machine_only() && !origin::names_this_machine(headers) {
             return Err(Problem::new(
                 Kind::Misdirected,
                 "While nobody has to say who they are this server answers to localhost and 127.0.0.1 only: create a key \
                 with `newcycle keys create`, or let everybody in with NEWCYCLE_AUTHENTICATION=off",
             ));
         }
-        let session = cookie::session(headers).filter(|_| is_of_this_origin(method, headers));
+        let caller = self.caller(method, headers).await?;
+        if let Some(identity) = &caller.identity {
+            verdicts.key = self.rates.check_key(&identity.id);
+        }
+        if verdicts.key.is_some_and(|verdict| !verdict.is_allowed) {
+            return Err(too_many("Your key has sent as many requests as it may: come again after Retry-After seconds"));
+        }
+        let holder = match &caller.identity {
+            Some(identity) => Some(Arc::clone(&identity.id)),
+            None if self.authority.is_open() => None,
+            None => Some(format!("address:{address}").into()),
+        };
+        Ok(Admitted {
+            caller,
+            holder,
+            is_encrypted: is_encrypted || forwarded_https(peer.ip(), headers, &self.proxies),
+            has_public_statistics: self.authority.has_public_statistics(),
+        })
+    }
+
+    async fn caller(&self, method: &Method, headers: &HeaderMap) -> Result<Caller, Problem> {
+        let session = cookie::session(headers).filter(|_| origin::is_of_this_origin(method, headers));
         let presented = match (bearer(headers)?, &session) {
             (Some(bearer), _) => Presented::Bearer(bearer),
             (None, Some(session)) => Presented::Session(session),
             (None, None) => Presented::Nothing,
         };
-        let caller = match self.authority.authenticate(presented).await {
-            Ok(caller) => caller,
+        match self.authority.authenticate(presented).await {
+            Ok(caller) => Ok(caller),
             // Browsers send a cookie whether it is still good or not: its owner is then a stranger again.
             Err(_) if matches!(presented, Presented::Session(_)) => {
-                self.authority.authenticate(Presented::Nothing).await?
+                Ok(self.authority.authenticate(Presented::Nothing).await?)
             }
-            Err(refusal) => return Err(refusal.into()),
-        };
-        let holder = match &caller.identity {
-            Some(identity) => Some(Arc::clone(&identity.id)),
-            None if self.authority.is_open() => None,
-            None => transport.map(|transport| format!("address:{}", transport.peer.ip()).into()),
-        };
-        Ok(Admitted { caller, holder, has_public_statistics: self.authority.has_public_statistics() })
+            Err(refusal) => Err(refusal.into()),
+        }
     }
 }
 
@@ -89,102 +167,5 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     match bearer {
         Some((scheme, text)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(text.trim())),
         _ => Err(Problem::new(Kind::InvalidCredentials, "Send the key as `Authorization: Bearer nck_…`")),
-    }
-}
-
-/// Whether the request is from a page of this server, or from none: only then the cookie says whose wish it is.
-///
-/// After Go's `http.CrossOriginProtection`: browsers say where a request comes from (`Sec-Fetch-Site`), and those that do
-/// not send `Origin` with whatever may change something. `SameSite=Strict` alone would let through pages of other ports
-/// and of sibling domains.
-pub(super) fn is_of_this_origin(method: &Method, headers: &HeaderMap) -> bool {
-    let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site")) {
-        return matches!(site, "same-origin" | "none");
-    }
-    match text(header::ORIGIN) {
-        Some(origin) => origin.split_once("://").map(|(_, host)| host) == text(header::HOST),
-        None => method.is_safe(),
-    }
-}
-
-/// Whether the host that is asked for is this machine, whatever it is called elsewhere.
-fn names_this_machine(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST) else { return true };
-    let Ok(authority) = host.to_str().unwrap_or("").parse::<axum::http::uri::Authority>() else { return false };
-    let host = authority.host().to_ascii_lowercase();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
-}
-
-/// What a handler wants its caller to be allowed to.
-pub(super) trait Policy {
-    /// The scope that it takes.
-    const SCOPE: Scope;
-    /// Whether it is one of those that everybody may do where statistics are public.
-    const IS_PUBLIC_STATISTICS: bool = false;
-}
-
-/// Inserting into the ledger.
-pub(super) enum LedgerWrite {}
-/// Reading the ledger.
-pub(super) enum LedgerRead {}
-/// Reading statistics, once and live.
-pub(super) enum StatisticsRead {}
-/// Reading the server's own figures, which are never public.
-pub(super) enum FiguresRead {}
-
-impl Policy for LedgerWrite {
-    const SCOPE: Scope = Scope::LedgerWrite;
-}
-impl Policy for LedgerRead {
-    const SCOPE: Scope = Scope::LedgerRead;
-}
-impl Policy for StatisticsRead {
-    const SCOPE: Scope = Scope::StatisticsRead;
-    const IS_PUBLIC_STATISTICS: bool = true;
-}
-impl Policy for FiguresRead {
-    const SCOPE: Scope = Scope::StatisticsRead;
-}
-
-/// Proof that the caller may do what the handler does. It comes first in a handler's signature: who may not is told
-/// nothing else.
-pub(super) struct Allowed<P>(PhantomData<P>);
-
-impl<P: Policy, S: Send + Sync> FromRequestParts<S> for Allowed<P> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        // Without a guard before it nothing is allowed.
-        let Some(admitted) = parts.extensions.get::<Admitted>() else {
-            return Err(Problem::new(Kind::Internal, "this route is not guarded"));
-        };
-        if admitted.caller.scopes.allow(P::SCOPE) || (P::IS_PUBLIC_STATISTICS && admitted.has_public_statistics) {
-            return Ok(Self(PhantomData));
-        }
-        Err(match admitted.caller.identity {
-            Some(_) => Problem::forbidden(P::SCOPE),
-            None => Problem::new(
-                Kind::Unauthenticated,
-                "Say who you are: send a key as `Authorization: Bearer nck_…`, or sign in at the dashboard",
-            ),
-        })
-    }
-}
-
-/// Proof that the request is not another site's doing: signing in and out happens without a key, or with the cookie alone.
-pub(super) struct SameOrigin;
-
-impl<S: Send + Sync> FromRequestParts<S> for SameOrigin {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        // Programs that are no browsers send neither header, and have no cookies that somebody could use.
-        let says_where = parts.headers.contains_key(header::ORIGIN) || parts.headers.contains_key("sec-fetch-site");
-        if says_where && !is_of_this_origin(&parts.method, &parts.headers) {
-            return Err(Problem::new(Kind::CrossOrigin, "A page of another origin sent this; only a page of this server may"));
-        }
-        Ok(Self)
     }
 }

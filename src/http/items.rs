@@ -57,7 +57,11 @@ async fn create(
     get, path = "/items", operation_id = "list_items", tag = "ledger", security(("key" = ["ledger:read"])), params(ListQuery),
     responses((status = 200, description = "A page", body = Page<Item>), QueryProblems)
 )]
-async fn list(_: Allowed<LedgerRead>, State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<Item>>, Problem> {
+async fn list(
+    _: Allowed<LedgerRead>,
+    State(pool): State<PgPool>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<Item>>, Problem> {
     Ok(Json(ledger::list(&pool, query.page()?).await?))
 }
 

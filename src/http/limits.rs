@@ -1,11 +1,8 @@
 //! How much of the server there is, and how much of it one caller may have.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::extract::{FromRef, FromRequestParts};
-use axum::http::request::Parts;
 use chrono::Utc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -89,9 +86,13 @@ impl Limits {
         self.0.settings.max_buckets
     }
 
-    /// The most bytes in one body.
-    pub(super) fn most_body_bytes(&self) -> usize {
-        self.0.settings.max_body_bytes
+    /// Opens a stream for whom the guard admitted, if there may be one more.
+    pub(super) fn enter(&self, Admitted { caller, holder, .. }: Admitted) -> Result<Stay, Problem> {
+        // Keys and sessions are watched in one place, for all their streams together; tokens end by the clock alone.
+        let token = caller.identity.filter(|identity| identity.kind == IdentityKind::Token);
+        let rest = token.and_then(|token| token.expires_at).map(|at| (at - Utc::now()).to_std().unwrap_or_default());
+        let ticket = self.take_stream(holder)?;
+        Ok(Stay { ended: caller.ended, expires: rest.map(|rest| Instant::now() + rest), _ticket: ticket })
     }
 
     fn take_stream(&self, holder: Option<Arc<str>>) -> Result<StreamTicket, Problem> {
@@ -140,37 +141,6 @@ impl Drop for StreamTicket {
                 open.by_holder.remove(holder);
             }
         }
-    }
-}
-
-/// What a handler needs to open a stream for its caller.
-pub(super) struct Entrance {
-    limits: Limits,
-    admitted: Option<Admitted>,
-}
-
-impl Entrance {
-    /// Opens a stream, if there may be one more.
-    pub(super) fn enter(self) -> Result<Stay, Problem> {
-        let Some(Admitted { caller, holder, .. }) = self.admitted else {
-            return Err(Problem::new(Kind::Internal, "this route is not guarded"));
-        };
-        // Keys and sessions are watched in one place, for all their streams together; tokens end by the clock alone.
-        let token = caller.identity.filter(|identity| identity.kind == IdentityKind::Token);
-        let rest = token.and_then(|token| token.expires_at).map(|at| (at - Utc::now()).to_std().unwrap_or_default());
-        let ticket = self.limits.take_stream(holder)?;
-        Ok(Stay { ended: caller.ended, expires: rest.map(|rest| Instant::now() + rest), _ticket: ticket })
-    }
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for Entrance
-where
-    Limits: FromRef<S>,
-{
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
-        Ok(Self { limits: Limits::from_ref(state), admitted: parts.extensions.get().cloned() })
     }
 }
 

@@ -9,7 +9,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::boundary::Fault;
-use crate::auth::{KeyError, Refusal, Scope, SignInError};
+use super::connection::BodyError;
+use super::records::BodyTooLarge;
+use crate::auth::{KeyError, Refusal, Scope, SignInError, TokenError};
 use crate::hub::TooManySeries;
 use crate::ledger::LedgerError;
 use crate::ledger::bulk::{Rejection, Report};
@@ -71,6 +73,8 @@ pub enum Kind {
     NotFound,
     /// 405.
     MethodNotAllowed,
+    /// 408.
+    TimedOut,
     /// 409.
     Conflict,
     /// 413.
@@ -85,6 +89,8 @@ pub enum Kind {
     TooManyRequests,
     /// 400.
     BrokenRequest,
+    /// 400.
+    NotEncrypted,
     /// 500.
     Internal,
     /// 503.
@@ -108,6 +114,8 @@ impl Kind {
             }
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Your key does not allow this"),
             Self::CrossOrigin => (StatusCode::FORBIDDEN, "cross-origin", "Pages of other origins may not do this"),
+            Self::NotEncrypted => (StatusCode::BAD_REQUEST, "not-encrypted", "The connection must be encrypted"),
+            Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "The request did not come in time"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such thing"),
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This cannot be done with that method")
@@ -122,7 +130,9 @@ impl Kind {
             Self::Misdirected => {
                 (StatusCode::MISDIRECTED_REQUEST, "misdirected", "This server does not answer to that name")
             }
-            Self::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "That is more than is allowed"),
+            Self::TooManyRequests => {
+                (StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "That is more than is allowed")
+            }
             Self::InvalidField => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", "A field has a value that cannot be")
             }
@@ -159,6 +169,19 @@ impl Problem {
         let mut problem = Self::new(Kind::InvalidField, format!("{field}: {detail}"));
         problem.errors.push(FieldError { line: None, field: Some(field), detail });
         problem
+    }
+
+    /// A body that could not be read to its end.
+    pub(super) fn unreadable(error: &(dyn std::error::Error + 'static)) -> Self {
+        // Bodies wrap the errors of the bodies within them.
+        let mut causes = std::iter::successors(Some(error), |error| error.source());
+        let kind = causes.find_map(|cause| match cause.downcast_ref() {
+            Some(BodyError::TimedOut(_)) => Some(Kind::TimedOut),
+            _ if cause.is::<BodyTooLarge>() => Some(Kind::TooLarge),
+            _ => None,
+        });
+        let kind = kind.unwrap_or(Kind::BrokenRequest);
+        Self::new(kind, error.to_string())
     }
 
     /// Whether it is a problem of that kind.
@@ -200,6 +223,10 @@ impl IntoResponse for Problem {
         if let Some(challenge) = challenge {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
+        // What else comes of this request could not be told from the next one.
+        if status == StatusCode::REQUEST_TIMEOUT {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(fault) = fault {
             response.extensions_mut().insert(Fault(fault));
         }
@@ -236,7 +263,11 @@ impl From<TooManySeries> for Problem {
 /// What is said of keys is said in words that tell no more than the caller may know.
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        Self::new(Kind::InvalidCredentials, refusal.to_string())
+        let kind = match refusal {
+            Refusal::Token(TokenError::Unavailable) => Kind::Unavailable,
+            _ => Kind::InvalidCredentials,
+        };
+        Self::new(kind, refusal.to_string())
     }
 }
 

@@ -12,7 +12,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::connection::Transport;
 use super::cookie;
 use super::document::SignInProblems;
 use super::extract;
@@ -91,12 +90,12 @@ async fn sign_in(
     _: SameOrigin,
     State(authority): State<Authority>,
     State(pool): State<PgPool>,
-    Extension(transport): Extension<Transport>,
+    Extension(admitted): Extension<Admitted>,
     extract::Json(SignIn { key }): extract::Json<SignIn>,
 ) -> Result<Response, Problem> {
     let (session, expires_at, caller) = authority.sign_in(&pool, key.trim()).await?;
     let answer = Json(describe(&authority, &caller));
-    let cookie = cookie::keep(&session, expires_at, transport.is_encrypted);
+    let cookie = cookie::keep(&session, expires_at, admitted.is_encrypted);
     Ok((StatusCode::CREATED, set_cookie(cookie), answer).into_response())
 }
 
@@ -109,13 +108,13 @@ async fn sign_out(
     _: SameOrigin,
     State(authority): State<Authority>,
     State(pool): State<PgPool>,
-    Extension(transport): Extension<Transport>,
+    Extension(admitted): Extension<Admitted>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     if let Some(session) = cookie::session(&headers) {
         authority.sign_out(&pool, &session).await?;
     }
-    Ok((StatusCode::NO_CONTENT, set_cookie(cookie::forget(transport.is_encrypted))).into_response())
+    Ok((StatusCode::NO_CONTENT, set_cookie(cookie::forget(admitted.is_encrypted))).into_response())
 }
 
 fn set_cookie(value: Option<HeaderValue>) -> HeaderMap {

@@ -6,45 +6,81 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, header};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sqlx::PgPool;
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::Takeover;
-use super::limits::Stay;
-use super::problem::Problem;
+use super::App;
+use super::connection::{Place, Takeover, Wire};
+use super::guard::Admitted;
+use super::limits::{Limits, Stay};
+use super::problem::{Kind, Problem};
 use crate::hub::{Hub, Step, Subscription, Topic};
 use crate::statistics::{Delta, Position, query};
 
 /// How long readers wait before they connect again, by chance within these bounds: when a server stops, they should not
 /// all come to the next one in the same second.
 const RETRY_MILLIS: std::ops::Range<u64> = 500..3_000;
+/// What a reader who connects again saw last.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// A resumed stream that waits longer for what it missed gets everything instead.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The stream of a topic, from where the reader left off if it can say so.
-pub(super) fn stream(
-    hub: &Arc<Hub>,
+/// A request that may be answered with a stream.
+pub(super) struct StreamRequest {
+    hub: Arc<Hub>,
     pool: PgPool,
-    topic: Topic,
-    headers: &HeaderMap,
-    interval: Option<Duration>,
-    stay: Stay,
+    limits: Limits,
+    admitted: Admitted,
     takeover: Takeover,
-) -> Result<Response, Problem> {
-    let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    let resume = last_id.and_then(|id| topic.position_of(id));
-    let subscription = hub.subscribe(topic, resume, interval)?;
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-store"),
-        // Proxies that collect before they pass on (nginx) do not with this.
-        (header::HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    Ok((headers, takeover.body(Stream { subscription, pool, stay: Arc::new(stay) })).into_response())
+    last_id: Option<String>,
+    is_wanted: bool,
+}
+
+impl FromRequestParts<App> for StreamRequest {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let (Some(admitted), Some(takeover)) = (parts.extensions.get(), parts.extensions.get()) else {
+            return Err(Problem::new(Kind::Internal, "this route is not guarded"));
+        };
+        let text = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let mut accepted = text(header::ACCEPT).unwrap_or("").split(',');
+        Ok(Self {
+            hub: Arc::clone(&app.hub),
+            pool: app.pool.clone(),
+            limits: app.limits.clone(),
+            admitted: Admitted::clone(admitted),
+            takeover: Takeover::clone(takeover),
+            last_id: text(LAST_EVENT_ID).map(str::to_owned),
+            is_wanted: accepted.any(|range| range.split(';').next().unwrap_or("").trim() == "text/event-stream"),
+        })
+    }
+}
+
+impl StreamRequest {
+    /// Whether it asks for a stream (`Accept: text/event-stream`) where there is an answer at once as well.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_wanted
+    }
+
+    /// Answers with the stream of a topic, from where the reader left off if it can say so.
+    pub(super) fn open(self, topic: Topic, interval: Option<Duration>) -> Result<Response, Problem> {
+        let stay = Arc::new(self.limits.enter(self.admitted)?);
+        let resume = self.last_id.and_then(|id| topic.position_of(&id));
+        let subscription = self.hub.subscribe(topic, resume, interval)?;
+        let headers = [
+            (header::CONTENT_TYPE, "text/event-stream"),
+            (header::CACHE_CONTROL, "no-store"),
+            // Proxies that collect before they pass on (nginx) do not with this.
+            (HeaderName::from_static("x-accel-buffering"), "no"),
+        ];
+        Ok((headers, self.takeover.body(Stream { subscription, pool: self.pool, stay })).into_response())
+    }
 }
 
 /// How messages are told apart from what HTTP has to say.
@@ -64,10 +100,10 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Goes on, after the response's head, until either side ends it.
-    pub(super) async fn run(mut self, socket: TcpStream, framing: Framing, stop: CancellationToken) {
+    /// Goes on, after the response's head, until either side ends it. Its connection has had that place so far.
+    pub(super) async fn run<W: Wire>(mut self, wire: W, framing: Framing, stop: CancellationToken, _place: Place) {
         let stay = Arc::clone(&self.stay);
-        let writer = Writer { socket: &socket, framing, stop: &stop, stay: &stay };
+        let writer = Writer { wire: &wire, framing, stop: &stop, stay: &stay };
         let telling = async {
             writer.write(retry()).await?;
             let mut over = pin!(stay.over());
@@ -78,7 +114,7 @@ impl Stream {
         };
         tokio::select! {
             biased;
-            () = gone(&socket) => {}
+            () = wire.gone() => {}
             // A reader who cannot be told any more has left.
             _ = telling => {}
         }
@@ -118,32 +154,21 @@ async fn look_up(pool: &PgPool, position: &Position) -> Option<Vec<Delta>> {
     }
 }
 
-/// Waits until the reader has closed the connection. What it sends meanwhile is of no interest.
-async fn gone(socket: &TcpStream) {
-    while socket.readable().await.is_ok() {
-        match socket.try_read(&mut [0; 512]) {
-            Ok(0) => return,
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
-            _ => {}
-        }
-    }
-}
-
-struct Writer<'a> {
-    socket: &'a TcpStream,
+struct Writer<'a, W> {
+    wire: &'a W,
     framing: Framing,
     stop: &'a CancellationToken,
     stay: &'a Stay,
 }
 
-impl Writer<'_> {
+impl<W: Wire> Writer<'_, W> {
     /// Writes messages from the buffer that they share with other streams: most often in one call to the kernel.
     async fn write(&self, messages: Bytes) -> io::Result<()> {
         let mut written = 0;
         loop {
-            match self.try_write(&messages, written, b"") {
-                Ok(None) => return Ok(()),
-                Ok(Some(now_written)) => written = now_written,
+            match self.try_write(&messages, &mut written, b"") {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Box::pin(self.writable()).await?,
                 Err(error) => return Err(error),
             }
@@ -156,11 +181,13 @@ impl Writer<'_> {
             Framing::Chunked => b"0\r\n\r\n",
             Framing::None => b"",
         };
-        self.try_write(messages, 0, end).map(drop)
+        self.try_write(messages, &mut 0, end)?;
+        self.wire.end();
+        Ok(())
     }
 
-    /// Writes as much as there is room for: how much has been written then, or nothing if that was all.
-    fn try_write(&self, messages: &Bytes, written: usize, end: &[u8]) -> io::Result<Option<usize>> {
+    /// Writes as much as there is room for, after what has been written already. Whether that was all.
+    fn try_write(&self, messages: &Bytes, written: &mut usize, end: &[u8]) -> io::Result<bool> {
         let mut size = [0; 20];
         let mut slices = match self.framing {
             Framing::Chunked => {
@@ -173,16 +200,22 @@ impl Writer<'_> {
             Framing::None => [&[], &messages[..], &[], end].map(IoSlice::new),
         };
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
-        let mut slices = &mut slices[..];
-        IoSlice::advance_slices(&mut slices, written);
-        let written = written + self.socket.try_write_vectored(slices)?;
-        Ok((written < length).then_some(written))
+        if *written < length {
+            let mut slices = &mut slices[..];
+            IoSlice::advance_slices(&mut slices, *written);
+            *written += self.wire.try_write_vectored(slices)?;
+        }
+        if *written < length {
+            return Ok(false);
+        }
+        self.wire.try_flush()?;
+        Ok(true)
     }
 
     /// Waits until there is room; not beyond the stop, nor the end of the stay: nobody waits for slow readers then.
     async fn writable(&self) -> io::Result<()> {
         tokio::select! {
-            room = self.socket.writable() => room,
+            room = self.wire.writable() => room,
             () = self.stop.cancelled() => Err(io::ErrorKind::Interrupted.into()),
             () = self.stay.over() => Err(io::ErrorKind::Interrupted.into()),
         }

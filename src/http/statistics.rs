@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
@@ -17,13 +16,12 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::connection::Takeover;
 use super::document::QueryProblems;
 use super::extract::{Path, Query, moment};
 use super::guard::{Allowed, StatisticsRead};
-use super::limits::{Entrance, Limits};
+use super::limits::Limits;
 use super::problem::Problem;
-use super::sse;
+use super::sse::StreamRequest;
 use crate::hub::{Format, Hub, Topic};
 use crate::ledger::{self, BaseItem};
 use crate::statistics::query::Share;
@@ -103,24 +101,23 @@ async fn counts(
     State(pool): State<PgPool>,
     State(hub): State<Arc<Hub>>,
     State(limits): State<Limits>,
-    entrance: Entrance,
+    stream: StreamRequest,
     Path((metric, resolution)): Path<(String, String)>,
     Query(query): Query<CountsQuery>,
-    Extension(takeover): Extension<Takeover>,
-    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let metric = parse_metric(&metric, "metric")?;
     let calendar = parse_calendar(&resolution, query.timezone.as_deref())?;
     check_base_item(&pool, &[metric], query.base_item_id).await?;
-    let limit = within("limit", query.limit.unwrap_or(DEFAULT_LIMIT.min(limits.most_buckets())), 1, limits.most_buckets())?;
+    let limit =
+        within("limit", query.limit.unwrap_or(DEFAULT_LIMIT.min(limits.most_buckets())), 1, limits.most_buckets())?;
     check_order(query.from, query.to)?;
     let from = query.from.map(|from| calendar.start_of(from.timestamp_millis()));
     let to = query.to.map(|to| end_covering(calendar, to));
     let extent = Extent::Latest { from, to, limit };
     let key = SeriesKey { metric, calendar, base_item: query.base_item_id, extent };
-    if wants_events(&headers) {
+    if stream.is_wanted() {
         let topic = Topic::new(vec![key], Format::Array { fill: query.fill.is_some() });
-        return sse::stream(&hub, pool, topic, &headers, None, entrance.enter()?, takeover);
+        return stream.open(topic, None);
     }
     let mut connection = pool.acquire().await?;
     let now = hub.now();
@@ -252,12 +249,9 @@ struct StreamQuery {
 async fn stream(
     _: Allowed<StatisticsRead>,
     State(pool): State<PgPool>,
-    State(hub): State<Arc<Hub>>,
     State(limits): State<Limits>,
-    entrance: Entrance,
+    stream: StreamRequest,
     Query(query): Query<StreamQuery>,
-    Extension(takeover): Extension<Takeover>,
-    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let mut metrics = Vec::new();
     match &query.metrics {
@@ -274,7 +268,8 @@ async fn stream(
     }
     let calendar = parse_calendar(query.resolution.as_deref().unwrap_or("minute"), query.timezone.as_deref())?;
     check_base_item(&pool, &metrics, query.base_item_id).await?;
-    let window = within("window", query.window.unwrap_or(DEFAULT_WINDOW.min(limits.most_buckets())), 1, limits.most_buckets())?;
+    let window =
+        within("window", query.window.unwrap_or(DEFAULT_WINDOW.min(limits.most_buckets())), 1, limits.most_buckets())?;
     let interval = match query.interval {
         Some(millis) => Some(Duration::from_millis(within("interval", millis, 1, LONGEST_INTERVAL_MILLIS)?)),
         None => None,
@@ -294,7 +289,7 @@ async fn stream(
             add(Calendar { resolution: Resolution::Second, zone: Tz::UTC }, newest.clone());
         }
     }
-    sse::stream(&hub, pool, Topic::new(series, Format::Events), &headers, interval, entrance.enter()?, takeover)
+    stream.open(Topic::new(series, Format::Events), interval)
 }
 
 fn parse_metric(name: &str, field: &str) -> Result<Metric, Problem> {
@@ -361,9 +356,4 @@ fn within<N: Copy + PartialOrd + std::fmt::Display>(field: &str, value: N, least
 fn end_covering(calendar: Calendar, moment: DateTime<Utc>) -> UnixMillis {
     let millis = moment.timestamp_millis() + i64::from(!moment.timestamp_subsec_micros().is_multiple_of(1000));
     calendar.end_of(calendar.start_of(millis - 1))
-}
-
-fn wants_events(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
-    accept.split(',').any(|range| range.split(';').next().unwrap_or("").trim() == "text/event-stream")
 }

@@ -48,7 +48,11 @@ async fn create(
     get, path = "/transfers", operation_id = "list_transfers", tag = "ledger", security(("key" = ["ledger:read"])), params(ListQuery),
     responses((status = 200, description = "A page", body = Page<Transfer>), QueryProblems)
 )]
-async fn list(_: Allowed<LedgerRead>, State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<Transfer>>, Problem> {
+async fn list(
+    _: Allowed<LedgerRead>,
+    State(pool): State<PgPool>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<Transfer>>, Problem> {
     Ok(Json(ledger::list(&pool, query.page()?).await?))
 }
 
@@ -57,6 +61,10 @@ async fn list(_: Allowed<LedgerRead>, State(pool): State<PgPool>, Query(query): 
     get, path = "/transfers/{id}", operation_id = "get_transfer", tag = "ledger", security(("key" = ["ledger:read"])), params(("id" = Uuid, Path)),
     responses((status = 200, description = "The transfer", body = Transfer), LookupProblems)
 )]
-async fn get(_: Allowed<LedgerRead>, State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<Transfer>, Problem> {
+async fn get(
+    _: Allowed<LedgerRead>,
+    State(pool): State<PgPool>,
+    Path(id): Path<Uuid>,
+) -> Result<Json<Transfer>, Problem> {
     Ok(Json(ledger::get(&pool, id).await?))
 }

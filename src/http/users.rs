@@ -48,7 +48,11 @@ async fn create(
     get, path = "/users", operation_id = "list_users", tag = "ledger", security(("key" = ["ledger:read"])), params(ListQuery),
     responses((status = 200, description = "A page", body = Page<User>), QueryProblems)
 )]
-async fn list(_: Allowed<LedgerRead>, State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<User>>, Problem> {
+async fn list(
+    _: Allowed<LedgerRead>,
+    State(pool): State<PgPool>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<User>>, Problem> {
     Ok(Json(ledger::list(&pool, query.page()?).await?))
 }
 

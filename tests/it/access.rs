@@ -76,7 +76,8 @@ async fn closed() -> Server {
 
 #[test]
 fn what_everybody_may_do_is_known() {
-    let public: BTreeSet<_> = routes().into_iter().filter(|route| route.scope.is_none()).map(|route| route.name).collect();
+    let public: BTreeSet<_> =
+        routes().into_iter().filter(|route| route.scope.is_none()).map(|route| route.name).collect();
     assert_eq!(public, PUBLIC.into_iter().map(str::to_owned).collect());
 }
 
@@ -191,7 +192,8 @@ async fn statistics_may_be_public_and_nothing_else_is_then() {
             public.insert(route.name);
         }
     }
-    let expected = ["GET /statistics/stream", "GET /statistics/{metric}/breakdown", "GET /statistics/{metric}/{resolution}"];
+    let expected =
+        ["GET /statistics/stream", "GET /statistics/{metric}/breakdown", "GET /statistics/{metric}/{resolution}"];
     assert_eq!(public, expected.into_iter().map(str::to_owned).collect());
 }
 

@@ -21,7 +21,9 @@ pub type Answer = (StatusCode, Value);
 
 impl Api {
     pub fn new(url: String) -> Self {
-        Self { url, client: reqwest::Client::new(), key: None }
+        // Certificates are made for the run; tests about them look at them themselves.
+        let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).build();
+        Self { url, client: client.expect("a client"), key: None }
     }
 
     /// The same, for somebody who has this key.
@@ -112,7 +114,7 @@ pub struct Events {
 }
 
 impl Events {
-    fn new(response: Response) -> Self {
+    pub fn new(response: Response) -> Self {
         Self { body: response.bytes_stream().boxed(), buffer: Vec::new() }
     }
 

@@ -3,83 +3,14 @@
 use std::time::{Duration, Instant};
 
 use sqlx::Executor;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
-use crate::harness::{PATIENCE, Server};
+use crate::client::{Client, STREAM, get, unchunked};
+use crate::harness::Server;
 
 /// Well below the time that requests under way are given, which a stop would take if it waited for somebody.
 const PROMPTLY: Duration = Duration::from_secs(5);
-
-/// A client that speaks HTTP itself.
-struct Client {
-    socket: TcpStream,
-    received: String,
-}
-
-impl Client {
-    async fn connect(server: &Server) -> Self {
-        let address = server.api.url.strip_prefix("http://").expect("a URL");
-        Self { socket: TcpStream::connect(address).await.expect("a connection"), received: String::new() }
-    }
-
-    async fn send(&mut self, text: &str) {
-        self.socket.write_all(text.as_bytes()).await.expect("the server reads");
-    }
-
-    /// Everything up to this text, which is taken.
-    async fn until(&mut self, text: &str) -> String {
-        let reading = async {
-            loop {
-                if let Some(at) = self.received.find(text) {
-                    let rest = self.received.split_off(at + text.len());
-                    return std::mem::replace(&mut self.received, rest);
-                }
-                assert!(self.read().await, "{:?} ends without {text:?}", self.received);
-            }
-        };
-        timeout(PATIENCE, reading).await.unwrap_or_else(|_| panic!("waited in vain for {text:?}"))
-    }
-
-    /// Everything until the server closes the connection.
-    async fn rest(mut self) -> String {
-        timeout(PATIENCE, async { while self.read().await {} }).await.expect("the connection ends");
-        self.received
-    }
-
-    async fn read(&mut self) -> bool {
-        let mut buffer = vec![0; 65_536];
-        let read = self.socket.read(&mut buffer).await.expect("the connection holds");
-        self.received.push_str(std::str::from_utf8(&buffer[..read]).expect("UTF-8"));
-        read > 0
-    }
-}
-
-fn get(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nhost: test\r\naccept: text/event-stream\r\n\r\n")
-}
-
-async fn happen(server: &Server) {
-    server.database.pool.execute("insert into users default values").await.expect("a user");
-}
-
-const STREAM: &str = "/statistics/stream?metrics=user-creation&resolution=year";
-
-/// The payload of chunks (RFC 9112, 7.1), up to the last one if that is there.
-fn unchunked(mut body: &str) -> (String, bool) {
-    let mut text = String::new();
-    while let Some((size, rest)) = body.split_once("\r\n") {
-        let size = usize::from_str_radix(size, 16).expect("a size");
-        if size == 0 {
-            assert_eq!(rest, "\r\n", "nothing follows the end");
-            return (text, true);
-        }
-        text.push_str(&rest[..size]);
-        body = rest[size..].strip_prefix("\r\n").expect("the end of a chunk");
-    }
-    (text, false)
-}
 
 #[tokio::test]
 async fn a_stream_is_well_formed_from_its_head_to_its_end() {
@@ -95,7 +26,7 @@ async fn a_stream_is_well_formed_from_its_head_to_its_end() {
     }
     let mut body = client.until("event: snapshot").await;
     for n in 1..=3 {
-        happen(&server).await;
+        server.happen().await;
         body += &client.until(&format!("\"count\":{n}")).await;
     }
     server.stop().await;
@@ -116,7 +47,7 @@ async fn a_client_of_http_1_0_is_sent_messages_and_nothing_between_them() {
     let first = client.until("\n\n").await;
     assert!(first.starts_with("retry: "), "{first}");
     client.until("event: snapshot").await;
-    happen(&server).await;
+    server.happen().await;
     client.until("event: update").await;
     server.stop().await;
     let rest = client.rest().await;
@@ -137,7 +68,7 @@ async fn requests_before_a_stream_are_answered_and_those_after_it_disturb_nothin
     client.until("event: snapshot").await;
     for n in 1..=2 {
         client.send(&get("/livez")).await;
-        happen(&server).await;
+        server.happen().await;
         client.until(&format!("\"count\":{n}")).await;
     }
 }
@@ -159,7 +90,8 @@ async fn a_body_is_asked_for_when_the_client_expects_that() {
     let server = Server::start().await;
     let mut client = Client::connect(&server).await;
     let body = "{}\n{}\n";
-    let head = "POST /users HTTP/1.1\r\nhost: test\r\ncontent-type: application/x-ndjson\r\nexpect: 100-continue\r\n";
+    let head =
+        "POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\nexpect: 100-continue\r\n";
     client.send(&format!("{head}content-length: {}\r\n\r\n", body.len())).await;
     let interim = client.until("\r\n\r\n").await;
     assert!(interim.starts_with("HTTP/1.1 100 "), "{interim}");
@@ -181,9 +113,8 @@ async fn one_who_only_connected_does_not_hold_up_a_stop() {
     assert_eq!(silent.rest().await, "");
 }
 
-/// How many bytes wait in the server's socket for this client to take them.
-fn unsent(client: &Client) -> u64 {
-    let port = client.socket.local_addr().expect("an address").port();
+/// How many bytes wait in the server's socket for the client with this port to take them.
+fn unsent(port: u16) -> u64 {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
     let mut rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
     rows.find(|row| row.get(2).is_some_and(|remote| remote.ends_with(&format!(":{port:04X}"))))
@@ -194,7 +125,19 @@ fn unsent(client: &Client) -> u64 {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_reader_who_takes_nothing_delays_neither_others_nor_a_stop_and_is_told_the_newest_later() {
-    let server = Server::start().await;
+    of_readers_who_take_nothing(Server::start().await, async |socket| socket).await;
+}
+
+/// The same whether they speak TLS or not: what they make of their sockets is theirs.
+pub async fn of_readers_who_take_nothing<S: AsyncRead + AsyncWrite + Unpin>(
+    server: Server,
+    speak: impl AsyncFn(TcpStream) -> S,
+) {
+    let connect = async || {
+        let socket = TcpStream::connect(server.address).await.expect("a connection");
+        let port = socket.local_addr().expect("an address").port();
+        (Client::on(speak(socket).await), port)
+    };
     // Arrays of ten thousand buckets soon fill what the kernel keeps for a reader who takes nothing.
     server
         .database
@@ -203,20 +146,20 @@ async fn a_reader_who_takes_nothing_delays_neither_others_nor_a_stop_and_is_told
         .await
         .expect("users");
     let path = "/statistics/user-creation/millisecond?limit=10000";
-    let mut slow = [Client::connect(&server).await, Client::connect(&server).await];
-    for client in &mut slow {
+    let mut slow = [connect().await, connect().await];
+    for (client, _) in &mut slow {
         client.send(&get(path)).await;
     }
-    let mut quick = Client::connect(&server).await;
+    let (mut quick, _) = connect().await;
     quick.send(&get(STREAM)).await;
     quick.until("event: snapshot").await;
     // Until something is told and neither queue grows any more.
     let (mut told, mut before) = (0, [0, 0]);
     loop {
-        happen(&server).await;
+        server.happen().await;
         told += 1;
         quick.until(&format!("\"count\":{}", 10_000 + told)).await;
-        let now = [unsent(&slow[0]), unsent(&slow[1])];
+        let now = slow.each_ref().map(|(_, port)| unsent(*port));
         if now == before && now.iter().all(|&bytes| bytes > 0) {
             break;
         }
@@ -224,11 +167,11 @@ async fn a_reader_who_takes_nothing_delays_neither_others_nor_a_stop_and_is_told
     }
     // Further changes are nowhere kept for it, and yet it sees them when it goes on.
     for _ in 0..10 {
-        happen(&server).await;
+        server.happen().await;
         told += 1;
         quick.until(&format!("\"count\":{}", 10_000 + told)).await;
     }
-    let [mut late, stalled] = slow;
+    let [(mut late, _), stalled] = slow;
     let (_, newest) = server.api.get(path).await;
     let mut messages = 0;
     loop {

@@ -1,5 +1,6 @@
 //! A cluster for the run, a database for each test, a server on a port of its own.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -148,6 +149,7 @@ pub struct Server {
     pub name: String,
     pub database: Database,
     pub api: Api,
+    pub address: SocketAddr,
     shutdown: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
@@ -159,6 +161,12 @@ impl Server {
         Self::on(&name).await
     }
 
+    /// With a database of its own, and not as one is by default.
+    pub async fn with_settings(settings: server::Settings) -> Self {
+        let name = new_database().await;
+        Self::limited(&name, auth::Settings::default(), settings).await
+    }
+
     /// One more on an existing database.
     pub async fn on(name: &str) -> Self {
         let database = connect(name).await;
@@ -167,34 +175,45 @@ impl Server {
 
     /// One that reaches the database in its own way.
     pub async fn with(name: &str, database: Database) -> Self {
-        Self::run(name, database, auth::Settings::default()).await
+        Self::serve(name, database, auth::Settings::default(), server::Settings::default()).await
     }
 
     /// One that lets in whom these settings say.
     pub async fn guarded(name: &str, auth: auth::Settings) -> Self {
-        Self::run(name, connect(name).await, auth).await
+        Self::limited(name, auth, server::Settings::default()).await
     }
 
-    async fn run(name: &str, database: Database, auth: auth::Settings) -> Self {
+    /// One that also gives no more than these settings say.
+    pub async fn limited(name: &str, auth: auth::Settings, settings: server::Settings) -> Self {
+        Self::serve(name, connect(name).await, auth, settings).await
+    }
+
+    async fn serve(name: &str, database: Database, auth: auth::Settings, settings: server::Settings) -> Self {
+        let scheme = if settings.tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let task = tokio::spawn(async move {
             let authority = Authority::load(database.own_pool.clone(), auth).await.expect("the keys can be read");
-            let settings = server::Settings::default();
             server::run(&database, vec![listener], authority, settings, token).await.expect("the server runs");
             database.close().await;
         });
         let server = Self {
             name: name.to_owned(),
             database: connect(name).await,
-            api: Api::new(format!("http://{address}")),
+            api: Api::new(format!("{scheme}://{address}")),
+            address,
             shutdown,
             task: Some(task),
         };
         server.api.until_ready().await;
         server
+    }
+
+    /// Something that streams tell: one more user.
+    pub async fn happen(&self) {
+        sqlx::query("insert into users default values").execute(&self.database.pool).await.expect("a user");
     }
 
     /// How many base items, users, items and transfers the ledger has.

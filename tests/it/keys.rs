@@ -255,7 +255,10 @@ async fn the_command_line_makes_lists_rotates_and_revokes_keys() {
 async fn the_command_line_says_what_is_wrong() {
     let url = harness::url(&new_database().await).await;
     for (arguments, reason) in [
-        (vec!["create", "--name", "x", "--scopes", "ledger:read,wirte"], "there is no scope \"wirte\"; the scopes are ledger:write, "),
+        (
+            vec!["create", "--name", "x", "--scopes", "ledger:read,wirte"],
+            "there is no scope \"wirte\"; the scopes are ledger:write, ",
+        ),
         (vec!["create", "--name", "x"], "--scopes"),
         (vec!["create", "--name", " ", "--scopes", "admin"], "must not be empty"),
         (vec!["create", "--name", "x", "--scopes", "admin", "--expires", "soon"], "neither a duration"),

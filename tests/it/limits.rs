@@ -1,110 +1,159 @@
-//! What one caller may have of the server, and what all have together.
+//! What slow clients and many clients may take of a server.
 
-use newcycle::auth::{self, Door, Scopes, keys};
-use newcycle::http::LimitSettings;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
 use newcycle::server::Settings;
-use reqwest::{Method, StatusCode};
-use serde_json::json;
+use tokio::net::{TcpSocket, TcpStream};
 
-use crate::api::Api;
-use crate::harness::{Server, eventually, new_database};
+use crate::client::{Client, STREAM, get};
+use crate::harness::{Server, eventually};
 
-const STREAM: &str = "/statistics/stream?metrics=user-creation";
+/// So short that no test waits for long, and long enough for a request that is there as a whole.
+const SHORT: Duration = Duration::from_millis(300);
 
-async fn limited(limits: LimitSettings, door: Door) -> Server {
+fn settings(change: impl FnOnce(&mut Settings)) -> Settings {
     let mut settings = Settings::default();
-    settings.limits = limits;
-    let auth = auth::Settings { door, ..auth::Settings::default() };
-    Server::limited(&new_database().await, auth, settings).await
-}
-
-async fn key(server: &Server) -> Api {
-    let (_, secret) = keys::create(&server.database.pool, "x", Scopes::ALL, None).await.expect("a key");
-    server.api.with_key(&secret.key_text())
-}
-
-async fn refused(api: &Api, path: &str) -> StatusCode {
-    let response = api.request(Method::GET, path).header("accept", "text/event-stream").send().await.expect("an answer");
-    let status = response.status();
-    assert!(status.is_success() || response.headers().contains_key("retry-after"), "{status} says when to come again");
-    status
+    change(&mut settings);
+    settings
 }
 
 #[tokio::test]
-async fn a_key_has_so_many_streams_and_others_have_theirs() {
-    let server = limited(LimitSettings { max_streams_per_key: 2, ..LimitSettings::default() }, Door::Closed).await;
-    let (one, other) = (key(&server).await, key(&server).await);
-    let mut streams = vec![one.stream(STREAM, None).await, one.stream("/statistics/transfers/day", None).await];
-    assert_eq!(refused(&one, STREAM).await, StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!(refused(&one, "/statistics/transfers/day").await, StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!(one.get("/statistics/transfers/day").await.0, StatusCode::OK, "what is answered at once is no stream");
-    let mut others = other.stream(STREAM, None).await;
-    others.next_named("snapshot").await;
-    streams.pop();
-    // The server hears that a reader has left a moment after it did.
-    eventually(|| async {
-        let status = refused(&one, STREAM).await;
-        if status == StatusCode::OK { Ok(()) } else { Err(status.to_string()) }
+async fn a_head_that_does_not_come_to_its_end_is_answered_408() {
+    let server = Server::with_settings(settings(|it| it.connections.header_timeout = SHORT)).await;
+    for half in ["G", "GET /livez HTTP/1.1\r\n", "GET /livez HTTP/1.1\r\nhost: localhost\r\n"] {
+        let mut client = Client::connect(&server).await;
+        client.send(half).await;
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{half:?}: {answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        assert!(answer.contains("urn:newcycle:problem:request-timeout") && answer.contains("0.3 seconds"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_second_request_of_a_connection_has_its_own_time() {
+    let server = Server::with_settings(settings(|it| it.connections.header_timeout = SHORT)).await;
+    let mut client = Client::connect(&server).await;
+    client.send(&get("/livez")).await;
+    client.until(r#"{"status":"ok"}"#).await;
+    client.send("GET /livez").await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+}
+
+#[tokio::test]
+async fn one_who_connects_and_says_nothing_is_left_without_a_word() {
+    let server = Server::with_settings(settings(|it| it.connections.header_timeout = SHORT)).await;
+    assert_eq!(Client::connect(&server).await.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_used_rests_for_longer_than_a_head_may_take() {
+    let server = Server::with_settings(settings(|it| it.connections.header_timeout = SHORT)).await;
+    let mut kept = Client::connect(&server).await;
+    kept.send(&get("/livez")).await;
+    kept.until(r#"{"status":"ok"}"#).await;
+    // A body that nobody wants, and the rest of it after the answer.
+    let mut refused = Client::connect(&server).await;
+    let head = "POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\n{}";
+    refused.send(head).await;
+    refused.until("urn:newcycle:problem:unsupported-media-type").await;
+    // One who says nothing is ended after them.
+    Client::connect(&server).await.rest().await;
+    Client::connect(&server).await.rest().await;
+    for mut client in [kept, refused] {
+        client.send(&get("/livez")).await;
+        client.until(r#"{"status":"ok"}"#).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_stops_coming_is_answered_408_and_nothing_of_it_stays() {
+    let server = Server::with_settings(settings(|it| it.connections.body_timeout = SHORT)).await;
+    for (media_type, begin) in [
+        ("application/json", ""),
+        ("application/json", "{"),
+        ("application/json", "[{},{},"),
+        ("application/x-ndjson", "{}\n{}\n"),
+    ] {
+        let mut client = Client::connect(&server).await;
+        let head = format!("POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: {media_type}\r\n");
+        client.send(&format!("{head}content-length: 1000\r\n\r\n{begin}")).await;
+        let answer = client.rest().await.to_lowercase();
+        assert!(answer.starts_with("http/1.1 408 request timeout\r\n"), "{media_type} {begin:?}: {answer}");
+        for part in ["application/problem+json", "urn:newcycle:problem:request-timeout", "connection: close"] {
+            assert!(answer.contains(part), "{media_type} {begin:?}: {answer}");
+        }
+    }
+    assert_eq!(server.rows().await, [0; 4]);
+}
+
+/// Clients with open streams, as many as there is room for; and what the next one is told.
+async fn fill(server: &Server, connect: impl AsyncFn() -> Client) -> (Vec<Client>, String) {
+    let mut clients = Vec::new();
+    loop {
+        let mut client = connect().await;
+        let _ = client.try_send(&get(STREAM)).await;
+        let answer = client.until("\r\n\r\n").await;
+        if !answer.starts_with("HTTP/1.1 200 ") {
+            return (clients, answer + &client.rest().await);
+        }
+        client.until("event: snapshot").await;
+        clients.push(client);
+        assert!(clients.len() < 100, "there is an end to it on {}", server.address);
+    }
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so_and_the_others_go_on() {
+    let most = NonZeroUsize::new(6);
+    let server = Server::with_settings(settings(|it| it.connections.max_connections = most)).await;
+    let (mut clients, answer) = fill(&server, async || Client::connect(&server).await).await;
+    // The harness has one or two itself.
+    assert!((4..=6).contains(&clients.len()), "{} streams", clients.len());
+    assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
+    for part in ["retry-after: ", "connection: close", "urn:newcycle:problem:unavailable", "6 connections are open"] {
+        assert!(answer.contains(part), "{answer}");
+    }
+    // Nobody has to say anything to be told.
+    assert!(Client::connect(&server).await.rest().await.starts_with("HTTP/1.1 503 "));
+    server.happen().await;
+    for client in &mut clients {
+        client.until("\"count\":1").await;
+    }
+    // A stream gives its place to the next when its reader leaves.
+    clients.pop();
+    let (replaced, _) = eventually(|| async {
+        let (clients, answer) = fill(&server, async || Client::connect(&server).await).await;
+        if clients.is_empty() { Err(answer) } else { Ok((clients, answer)) }
     })
     .await;
+    assert_eq!(replaced.len(), 1);
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
-async fn sessions_of_a_key_share_what_it_may_have_and_strangers_what_an_address_may() {
-    let settings = LimitSettings { max_streams_per_key: 1, ..LimitSettings::default() };
-    let mut server_settings = Settings::default();
-    server_settings.limits = settings;
-    let auth = auth::Settings { door: Door::Closed, public_statistics: true, ..auth::Settings::default() };
-    let server = Server::limited(&new_database().await, auth, server_settings).await;
-    let key = key(&server).await;
-    let _by_key = key.stream(STREAM, None).await;
-    assert_eq!(refused(&key, STREAM).await, StatusCode::TOO_MANY_REQUESTS);
-    let _by_stranger = server.api.stream(STREAM, None).await;
-    assert_eq!(refused(&server.api, STREAM).await, StatusCode::TOO_MANY_REQUESTS);
-}
-
-#[tokio::test]
-async fn there_are_so_many_streams_and_so_many_series_in_all() {
-    let server = limited(LimitSettings { max_streams: 2, ..LimitSettings::default() }, Door::Open).await;
-    let _streams = [server.api.stream(STREAM, None).await, server.api.stream(STREAM, None).await];
-    assert_eq!(refused(&server.api, STREAM).await, StatusCode::SERVICE_UNAVAILABLE);
-
-    let server = limited(LimitSettings { max_series: 2, ..LimitSettings::default() }, Door::Open).await;
-    let _stream = server.api.stream("/statistics/stream?metrics=transfers,item-creation", None).await;
-    assert_eq!(refused(&server.api, STREAM).await, StatusCode::SERVICE_UNAVAILABLE);
-    let _same = server.api.stream("/statistics/stream?metrics=transfers", None).await;
-}
-
-#[tokio::test]
-async fn an_answer_has_so_many_buckets() {
-    let server = limited(LimitSettings { max_buckets: 24, ..LimitSettings::default() }, Door::Open).await;
-    for (path, field) in [
-        ("/statistics/transfers/hour?limit=25", "limit"),
-        ("/statistics/stream?resolution=hour&window=25", "window"),
-        ("/statistics/stream?resolution=hour&from=2026-01-01T00:00:00Z&to=2026-01-02T01:00:00Z", "from"),
-    ] {
-        let (status, problem) = server.api.get(path).await;
-        assert_eq!((status, &problem["errors"][0]["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(field)), "{path}");
+async fn an_address_with_too_many_connections_leaves_the_others_their_places() {
+    let most = NonZeroUsize::new(2);
+    let server = Server::with_settings(settings(|it| it.connections.max_connections_per_address = most)).await;
+    // All of 127.0.0.0/8 is this machine.
+    let connect = async |address: &str| {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(format!("{address}:0").parse().expect("an address")).expect("one of this machine's");
+        let socket: TcpStream = socket.connect(server.address).await.expect("a connection");
+        Client::on(socket)
+    };
+    let (mut first, answer) = fill(&server, async || connect("127.0.0.2").await).await;
+    assert_eq!(first.len(), 2);
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("2 connections are open from this address"),
+        "{answer}"
+    );
+    let (mut second, _) = fill(&server, async || connect("127.0.0.3").await).await;
+    assert_eq!(second.len(), 2);
+    server.happen().await;
+    for client in first.iter_mut().chain(&mut second) {
+        client.until("\"count\":1").await;
     }
-    assert_eq!(server.api.get("/statistics/transfers/hour").await.0, StatusCode::OK, "unasked it gives what it may");
-    let _stream = server.api.stream("/statistics/stream?resolution=hour", None).await;
-}
-
-#[tokio::test]
-async fn a_body_has_so_many_bytes_and_nothing_of_a_larger_one_is_kept() {
-    let server = limited(LimitSettings { max_body_bytes: 1_000, ..LimitSettings::default() }, Door::Open).await;
-    let lines = "{}\n".repeat(500);
-    let said = server.api.request(Method::POST, "/users").header("content-type", "application/x-ndjson");
-    let (status, problem) = Api::send(said.body(lines.clone())).await;
-    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{problem}");
-    assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("1000 bytes")), "{problem}");
-    // Without a length that could be looked at before.
-    let chunks = futures_util::stream::iter(lines.into_bytes().chunks(100).map(<[u8]>::to_vec).collect::<Vec<_>>());
-    let chunks = futures_util::StreamExt::map(chunks, Ok::<_, std::io::Error>);
-    let said = server.api.request(Method::POST, "/users").header("content-type", "application/x-ndjson");
-    let (status, problem) = Api::send(said.body(reqwest::Body::wrap_stream(chunks))).await;
-    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{problem}");
-    assert_eq!(server.rows().await, [0, 0, 0, 0]);
-    let said = server.api.request(Method::POST, "/users").header("content-type", "application/x-ndjson");
-    assert_eq!(Api::send(said.body("{}\n".repeat(300))).await.0, StatusCode::OK);
 }

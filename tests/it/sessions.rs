@@ -17,7 +17,8 @@ const READER: [Scope; 2] = [Scope::LedgerRead, Scope::StatisticsRead];
 async fn closed() -> (Server, String, Secret) {
     let settings = Settings { door: Door::Closed, ..Settings::default() };
     let server = Server::guarded(&new_database().await, settings).await;
-    let (key, secret) = keys::create(&server.database.pool, "anna", Scopes::from_iter(READER), None).await.expect("a key");
+    let (key, secret) =
+        keys::create(&server.database.pool, "anna", Scopes::from_iter(READER), None).await.expect("a key");
     (server, key.id, secret)
 }
 
@@ -70,7 +71,8 @@ async fn signing_in_sets_a_cookie_that_scripts_and_other_sites_do_not_get() {
     let known = who(&server, &sent).await;
     assert_eq!((&known["caller"]["name"], &known["caller"]["kind"]), (&json!("anna"), &json!("session")));
     assert_eq!(Api::send(get(&server, "/users", &sent)).await.0, StatusCode::OK);
-    let request = server.api.request(Method::POST, "/users").header(COOKIE, &sent).json(&json!({}));
+    let request = server.api.request(Method::POST, "/users").header(COOKIE, &sent).header(ORIGIN, &server.api.url);
+    let request = request.json(&json!({}));
     assert_eq!(Api::send(request).await.0, StatusCode::FORBIDDEN, "a session may what its key may");
 }
 
@@ -163,8 +165,10 @@ async fn a_session_lasts_as_long_as_was_said_and_not_longer_than_its_key() {
     sqlx::query("update auth.sessions set expires_at = now()").execute(&server.database.pool).await.expect("an update");
     let (_, secret) = keys::create(&server.database.pool, "x", Scopes::ALL, None).await.expect("a key");
     sign_in(&server, &secret).await;
-    let left: i64 =
-        sqlx::query_scalar("select count(*) from auth.sessions").fetch_one(&server.database.pool).await.expect("a number");
+    let left: i64 = sqlx::query_scalar("select count(*) from auth.sessions")
+        .fetch_one(&server.database.pool)
+        .await
+        .expect("a number");
     assert_eq!(left, 1, "those that are over are not kept");
 }
 
@@ -198,7 +202,8 @@ async fn the_cookie_is_of_no_use_to_pages_of_other_origins() {
             assert_eq!(status, if may { StatusCode::CREATED } else { StatusCode::FORBIDDEN }, "{headers:?}");
         }
     }
-    let foreign = server.api.request(Method::DELETE, "/session").header(COOKIE, &cookie).header(ORIGIN, "https://evil.example");
+    let foreign =
+        server.api.request(Method::DELETE, "/session").header(COOKIE, &cookie).header(ORIGIN, "https://evil.example");
     assert_eq!(Api::send(foreign).await.0, StatusCode::FORBIDDEN);
     assert_eq!(who(&server, &cookie).await["caller"]["name"], "writer", "nobody else signs anybody out");
 }
