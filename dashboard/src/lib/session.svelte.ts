@@ -4,7 +4,7 @@
  */
 
 import { createApi, type Api } from './api';
-import type { Scope, SessionStatus } from './api-types';
+import type { Scope, SessionStatus, SignedIn } from './api-types';
 import type { Door } from './live.svelte';
 import { isDenied, ProblemError } from './problem';
 import { Refresher } from './refresher';
@@ -57,7 +57,7 @@ export class Session implements Door {
     return this.#status?.authentication === 'required';
   }
 
-  get caller(): SessionStatus['caller'] {
+  get caller(): SignedIn | null {
     return this.#status?.caller ?? null;
   }
 
@@ -131,7 +131,7 @@ export class Session implements Door {
     this.#status = status;
     if (before === undefined || isSame(before.caller, status.caller)) return;
     this.turn += 1;
-    this.ending = status.caller === null ? 'ended' : undefined;
+    this.ending = this.caller === null ? 'ended' : undefined;
   }
 
   /** What was asked before is answered by what has just happened. */
