@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import {
   FIRST_ANSWER_MS,
   GIVE_UP_MS,
+  KEPT_CONNECTIONS,
   INITIAL_STATE,
   SILENCE_MS,
   StreamConnection,
@@ -153,6 +154,15 @@ describe('a stream', () => {
     expect(statuses.at(-1)).toBe('live');
   });
 
+  test('that has died in silence is asked for anew no more slowly than one that was lost', () => {
+    const { streams, present } = open();
+    present().send('status', { status: 'live' });
+    vi.advanceTimersByTime(GIVE_UP_MS);
+    expect(streams).toHaveLength(2);
+    vi.advanceTimersByTime(FIRST_ANSWER_MS);
+    expect(streams).toHaveLength(3);
+  });
+
   test('is left to EventSource while that reconnects by itself', () => {
     const { statuses, streams, present } = open();
     present().send('status', { status: 'live' });
@@ -165,12 +175,12 @@ describe('a stream', () => {
     expect(statuses).toEqual(['live', 'reconnecting', 'live']);
   });
 
-  test('that is not answered is asked for again, ever more slowly, until one is', () => {
+  test('that is not answered is asked for again, more slowly once its way must be a new one, until one is', () => {
     const { streams, statuses, present } = open();
     present().send('status', { status: 'live' });
     present().fail(0);
     const waits: number[] = [];
-    while (waits.length < 5) {
+    while (waits.length < 10) {
       const before = streams.length;
       let waited = 0;
       while (streams.length === before) {
@@ -179,7 +189,8 @@ describe('a stream', () => {
       }
       waits.push(waited);
     }
-    expect(waits).toEqual([5_000, 10_000, 20_000, 30_000, 30_000]);
+    const dead = Array.from({ length: KEPT_CONNECTIONS }, () => FIRST_ANSWER_MS);
+    expect(waits).toEqual([...dead, 5_000, 10_000, 20_000, 30_000, 30_000]);
     present().send('status', { status: 'live' });
     expect(statuses).toEqual(['live', 'reconnecting', 'live']);
     // It was heard: the next outage begins with short waits.

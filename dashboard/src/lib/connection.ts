@@ -54,9 +54,13 @@ export const GIVE_UP_MS = 30_000;
 /**
  * A connection that was asked for and is not answered after this long is taken for dead, too: after an outage the
  * browser may ask through an old one that it kept, and that has died as well. Doubled each time, up to the wait above,
- * so that a slow network gets through. The first is longer than the server makes EventSource wait.
+ * once it must have asked through a new one, so that a slow network gets through. The first is longer than the server
+ * makes EventSource wait.
  */
 export const FIRST_ANSWER_MS = 5_000;
+
+/** Browsers keep six connections to a server (HTTP/1.1), of which a stream is one: so many others may have died. */
+export const KEPT_CONNECTIONS = 5;
 
 /** Between attempts where EventSource has given up; doubled each time, up to the second figure. */
 export const FIRST_RETRY_MS = 1_000;
@@ -90,7 +94,8 @@ export class StreamConnection {
   #state = INITIAL_STATE;
   #stream: EventStream | undefined;
   #retryMs = FIRST_RETRY_MS;
-  #answerMs = FIRST_ANSWER_MS;
+  /** How often in a row nobody answered. */
+  #unanswered = 0;
   #retryTimer: ReturnType<typeof setTimeout> | undefined;
   #silenceTimer: ReturnType<typeof setTimeout> | undefined;
   #giveUpTimer: ReturnType<typeof setTimeout> | undefined;
@@ -155,12 +160,12 @@ export class StreamConnection {
         this.#lose(stream);
       }),
     );
-    this.#watchForSilence(this.#answerMs);
+    this.#watchForAnswer();
   }
 
   #receive(message: StreamMessage | undefined): void {
     this.#retryMs = FIRST_RETRY_MS;
-    this.#answerMs = FIRST_ANSWER_MS;
+    this.#unanswered = 0;
     this.#watchForSilence(GIVE_UP_MS);
     if (message !== undefined) this.listener.message(message);
     this.#advance(message?.type === 'status' ? message : { type: 'message' });
@@ -171,10 +176,17 @@ export class StreamConnection {
     if (stream.readyState === CLOSED) {
       this.#retryLater();
       this.listener.refused();
-    } else this.#watchForSilence(this.#answerMs);
+    } else this.#watchForAnswer();
   }
 
-  #watchForSilence(giveUpMs: number): void {
+  #watchForAnswer(): void {
+    const doublings = Math.max(this.#unanswered - KEPT_CONNECTIONS, 0);
+    this.#watchForSilence(Math.min(FIRST_ANSWER_MS * 2 ** doublings, GIVE_UP_MS), () => {
+      this.#unanswered += 1;
+    });
+  }
+
+  #watchForSilence(giveUpMs: number, givingUp: () => void = () => undefined): void {
     clearTimeout(this.#silenceTimer);
     clearTimeout(this.#giveUpTimer);
     this.#watchingSince = Date.now();
@@ -182,7 +194,7 @@ export class StreamConnection {
       this.#advance({ type: 'silence' });
     }, SILENCE_MS);
     this.#giveUpTimer = setTimeout(() => {
-      this.#answerMs = Math.min(this.#answerMs * 2, GIVE_UP_MS);
+      givingUp();
       this.#replace();
     }, giveUpMs);
   }

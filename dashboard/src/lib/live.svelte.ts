@@ -77,6 +77,14 @@ export function watchedIn({ page, resolution, zone, range, baseItem }: View): Wa
   return { resolution, zone, range, baseItem: page === 'explore' ? undefined : baseItem };
 }
 
+/** Whoever is told how a stream is received: the server may take its reader for somebody else than before. */
+export interface Door {
+  /** What answered was no stream. */
+  refused(): void;
+  /** The stream is back after it broke off. */
+  readmitted(): void;
+}
+
 export class LiveStatistics {
   status = $state<ConnectionStatus>('connecting');
   /** Why the server refuses the stream, in its own words. */
@@ -99,13 +107,9 @@ export class LiveStatistics {
   #showing: ReturnType<typeof setTimeout> | undefined;
   #closed = false;
 
-  /**
-   * `ondoubt` is called when the server may take the reader for somebody else than before: when it has refused the
-   * stream, and when the stream is back after it broke off.
-   */
   constructor(
     { resolution, zone, range, baseItem }: Watched,
-    private readonly ondoubt: () => void = () => undefined,
+    private readonly door: Door = { refused: () => undefined, readmitted: () => undefined },
   ) {
     const metrics = METRICS.filter((metric) => baseItem === undefined || knowsBaseItems(metric));
     const length = windowLength(range, resolution);
@@ -137,10 +141,10 @@ export class LiveStatistics {
       status: (status) => {
         const isBack = this.status === 'reconnecting';
         this.status = status;
-        if (isBack) this.ondoubt();
+        if (isBack) this.door.readmitted();
       },
       refused: () => {
-        this.ondoubt();
+        this.door.refused();
         void this.#askWhy();
       },
     });

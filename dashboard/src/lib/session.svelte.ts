@@ -4,7 +4,8 @@
  */
 
 import { createApi, type Api } from './api';
-import type { Scope, SessionStatus } from './api-types';
+import type { Scope, SessionStatus, SignedIn } from './api-types';
+import type { Door } from './live.svelte';
 import { isDenied, ProblemError } from './problem';
 import { Refresher } from './refresher';
 
@@ -21,7 +22,7 @@ export interface OtherTabs {
   postMessage(message: string): void;
 }
 
-export class Session {
+export class Session implements Door {
   #status = $state.raw<SessionStatus>();
   /** Whether the server has been asked, be it in vain: what waits for the answer waits no longer. */
   asked = $state(false);
@@ -56,7 +57,7 @@ export class Session {
     return this.#status?.authentication === 'required';
   }
 
-  get caller(): SessionStatus['caller'] {
+  get caller(): SignedIn | null {
     return this.#status?.caller ?? null;
   }
 
@@ -69,6 +70,16 @@ export class Session {
   ask(): void {
     clearTimeout(this.#retryTimer);
     this.#asking.request();
+  }
+
+  refused(): void {
+    this.ask();
+  }
+
+  readmitted(): void {
+    // Where statistics are public, those who are strangers by now have a stream, too. Nobody else is asked about: after an
+    // outage thousands of pages come back, and a connection more is one more that dies in the next.
+    if (this.caller !== null && this.#status?.public_statistics === true) this.ask();
   }
 
   /** Fails with a `ProblemError` where the key is not accepted. */
@@ -120,7 +131,7 @@ export class Session {
     this.#status = status;
     if (before === undefined || isSame(before.caller, status.caller)) return;
     this.turn += 1;
-    this.ending = status.caller === null ? 'ended' : undefined;
+    this.ending = this.caller === null ? 'ended' : undefined;
   }
 
   /** What was asked before is answered by what has just happened. */

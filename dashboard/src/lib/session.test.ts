@@ -147,6 +147,30 @@ describe('a session', () => {
     expect(session.mustSignIn).toBe(true);
   });
 
+  test('is asked for when its stream is refused', async () => {
+    const { server, session } = opened(READER);
+    await answers();
+    server.says = ANONYMOUS;
+    session.refused();
+    await answers();
+    expect(session.mustSignIn).toBe(true);
+  });
+
+  test('is asked for when its stream is back, where strangers would have got it, too', async () => {
+    for (const [status, questions] of [
+      [READER, 1],
+      [OPEN, 1],
+      [PUBLIC, 1],
+      [{ ...READER, public_statistics: true }, 2],
+    ] as const) {
+      const { server, session } = opened(status);
+      await answers();
+      session.readmitted();
+      await answers();
+      expect(server.questions).toBe(questions);
+    }
+  });
+
   test('is not asked for again for any other answer, nor more than once at a time', async () => {
     const { server, session } = opened(READER);
     await answers();
