@@ -60,20 +60,30 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Goes on, after the response's head, until either side ends it. Its connection has had that place so far.
-    pub(super) async fn run<W: Wire>(mut self, wire: W, framing: Framing, stop: CancellationToken, _place: Place) {
-        let writer = Writer { wire: &wire, framing, stop: &stop };
-        let telling = async {
-            writer.write(retry()).await?;
-            while let Some(messages) = self.next().await {
-                writer.write(messages).await?;
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice, some 200 bytes a stream")]
+    pub(super) fn run<W: Wire>(
+        mut self,
+        wire: W,
+        framing: Framing,
+        stop: CancellationToken,
+        place: Place,
+    ) -> impl Future<Output = ()> + Send {
+        async move {
+            let _place = &place;
+            let writer = Writer { wire: &wire, framing, stop: &stop };
+            let telling = async {
+                writer.write(retry()).await?;
+                while let Some(messages) = self.next().await {
+                    writer.write(messages).await?;
+                }
+                writer.write_last(&retry())
+            };
+            tokio::select! {
+                biased;
+                () = wire.gone() => {}
+                // A reader who cannot be told any more has left.
+                _ = telling => {}
             }
-            writer.write_last(&retry())
-        };
-        tokio::select! {
-            biased;
-            () = wire.gone() => {}
-            // A reader who cannot be told any more has left.
-            _ = telling => {}
         }
     }
 
