@@ -34,6 +34,6 @@ ENV SERVER_HOST=0.0.0.0 \
 EXPOSE 8080 8082
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=6 \
-    CMD ["sh", "-c", "newcycle ready --url http://127.0.0.1:$SERVER_PORT"]
+    CMD ["sh", "-c", "newcycle ready --url http${NEWCYCLE_TLS_CERTIFICATE:+s}://127.0.0.1:$SERVER_PORT"]
 ENTRYPOINT ["newcycle"]
 CMD ["serve"]
