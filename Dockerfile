@@ -1,4 +1,5 @@
 # The server with the dashboard built in. It brings no Postgres: give it PGHOST or DATABASE_URL (docker-compose.yml does).
+# It listens to everybody, so it does not start before there is a key (`newcycle keys create`) or NEWCYCLE_AUTHENTICATION=off.
 
 FROM node:20-bookworm-slim AS dashboard
 WORKDIR /newcycle/dashboard

@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod import;
+pub mod keys;
 pub mod ready;
 pub mod serve;
 
@@ -48,6 +49,8 @@ enum Command {
     Migrate,
     /// Load files into the ledger, with ids and times of their own: all of it or nothing
     Import(import::ImportSettings),
+    /// Make, list, rotate and revoke the keys with which services and people say who they are
+    Keys(keys::KeysSettings),
     /// Let things happen on a running server: a stream of made-up items, users and transfers, for a look at the pages
     Demo(demo::DemoSettings),
     /// Print the OpenAPI document of the REST interface
@@ -85,6 +88,7 @@ async fn execute(line: CommandLine) -> Result<ExitCode, CommandError> {
             tracing::info!("the schema is up to date");
         }
         Command::Import(settings) => return import::run(&settings, &line.database).await,
+        Command::Keys(settings) => keys::run(settings, &line.database).await?,
         Command::Demo(settings) => demo::run(&settings).await?,
         Command::Openapi => print(&http::openapi().to_pretty_json()?),
         Command::Ready(settings) => return Ok(ready::run(&settings).await),

@@ -7,14 +7,21 @@ mod assets;
 mod base_items;
 mod boundary;
 mod connection;
+mod cookie;
+mod cors;
 mod document;
 mod extract;
+mod guard;
 mod health;
 mod items;
+mod limits;
 mod metrics;
 mod problem;
+mod protection;
+mod rate;
 mod records;
 mod rows;
+mod session;
 mod sse;
 mod statistics;
 mod transfers;
@@ -38,11 +45,17 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
+use crate::auth::Authority;
 use crate::hub::Hub;
 use crate::ledger::{Writer, writer};
 use crate::statistics::{Metric, Resolution};
 pub use connection::{ConnectionSettings, Connections, TooFewFiles, serve};
+pub use cors::{CorsSettings, MalformedOrigin, Origins};
+use guard::Guard;
+pub use limits::LimitSettings;
+use limits::Limits;
 pub use problem::Problem;
+pub use rate::{Limit, MalformedProxy, MalformedRate, Rate, RateLimits, RateSettings, TrustedProxies};
 pub use rows::parse;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -55,15 +68,48 @@ pub struct App {
     writer: Writer,
     turns: records::Turns,
     metrics: Arc<Registry>,
+    authority: Authority,
+    limits: Limits,
+    guard: Guard,
+    cors_origins: Origins,
+}
+
+/// What is served to whom, and how much of it.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// How much of the server one caller may have, and all together.
+    pub limits: LimitSettings,
+    /// How many requests anybody may send.
+    pub rates: RateSettings,
+    /// Which other pages may use it.
+    pub cors: CorsSettings,
 }
 
 impl App {
-    /// Handlers use connections of this pool, and these live series. Single rows are written by the tasks.
-    pub fn start(pool: PgPool, hub: Arc<Hub>, tasks: &mut JoinSet<()>) -> Self {
+    /// Handlers use connections of this pool, and these live series. Single rows are written by the tasks. The authority
+    /// says who callers are.
+    pub fn start(
+        pool: PgPool,
+        hub: Arc<Hub>,
+        authority: Authority,
+        settings: Settings,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
         let mut registry = Registry::with_prefix("newcycle");
         let writer = Writer::start(&pool, &writer::Metrics::register(&mut registry), tasks);
         metrics::register(&mut registry, Arc::clone(&hub), writer.clone());
-        Self { turns: records::Turns::new(&pool), pool, hub, writer, metrics: Arc::new(registry) }
+        let guard = Guard::new(authority.clone(), settings.rates, &mut registry);
+        Self {
+            turns: records::Turns::new(&pool, settings.limits.max_body_bytes),
+            pool,
+            hub,
+            writer,
+            metrics: Arc::new(registry),
+            authority,
+            limits: Limits::new(settings.limits),
+            guard,
+            cors_origins: settings.cors.cors_origins,
+        }
     }
 }
 
@@ -77,13 +123,14 @@ impl App {
     tags(
         (name = "ledger", description = "Base items, items, users and transfers: inserted and read, never changed"),
         (name = "statistics", description = "Exact counts by millisecond … year, once and live"),
+        (name = "session", description = "Who you are; signing in and out of the dashboard"),
         (name = "health", description = "For whoever keeps the server running"),
     ),
     components(schemas(Metric, Problem, Resolution, records::BulkAnswer, statistics::Fill)),
 )]
 struct Description;
 
-/// All routes and their description.
+/// All routes but those for health checks, and their description.
 fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Description::openapi())
         .merge(base_items::router()) //  POST GET /base-items, GET /base-items/{id}
@@ -91,27 +138,32 @@ fn routes() -> OpenApiRouter<App> {
         .merge(items::router()) //       POST GET /items, GET /items/{id}, …/owner, …/transfers, PUT …/ownership
         .merge(transfers::router()) //   POST GET /transfers, GET /transfers/{id}
         .merge(statistics::router()) //  GET /statistics/{metric}/{resolution}, /statistics/stream
-        .merge(health::router()) //      GET /livez, /readyz
+        .merge(session::router()) //     GET POST DELETE /session
         .merge(metrics::router()) //     GET /metrics
 }
 
 /// The OpenAPI document.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    document::with_references(routes().into_openapi())
+    let mut document = document::with_security(routes().into_openapi());
+    document.merge(health::router().into_openapi());
+    document::with_references(document)
 }
 
 /// Everything that is served.
 pub fn router(app: App) -> Router {
-    let (routes, description) = routes().split_for_parts();
-    let description = document::with_references(description);
+    let guarded = Router::from(routes()).layer(axum::middleware::from_fn_with_state(app.guard.clone(), guard::guard));
     // The page would have the document validated by a server on the internet.
     let documentation = utoipa_swagger_ui::Config::default().validator_url("none");
     let layers = ServiceBuilder::new()
         .set_request_id(REQUEST_ID, MakeRequestUuid)
         .layer(axum::middleware::from_fn(boundary::log))
-        .propagate_request_id(REQUEST_ID);
-    routes
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", description).config(documentation))
+        .propagate_request_id(REQUEST_ID)
+        .layer(axum::middleware::from_fn(protection::protect))
+        .option_layer(cors::layer(app.cors_origins.clone()));
+    guarded
+        // Health checks ask often, from wherever, and learn nothing.
+        .merge(health::router())
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", openapi()).config(documentation))
         .method_not_allowed_fallback(method_not_allowed)
         // Streams are not compressed: each message would wait for the next.
         .fallback(assets::serve.layer(CompressionLayer::new()))

@@ -58,8 +58,9 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// A series that nobody watches stays this long, for readers who reload the page.
 const LINGER: Duration = Duration::from_secs(30);
-/// So many different series are kept at most; a further one is refused. One takes some 100 bytes a non-empty bucket.
-const MOST_SERIES: usize = 10_000;
+/// So many different series are kept at most, unless told otherwise; a further one is refused. One takes some 100 bytes a
+/// non-empty bucket.
+pub const MOST_SERIES: usize = 10_000;
 /// A clock that goes back further than this makes windows reach back to buckets that were forgotten: read them again.
 const CLOCK_STEP_MILLIS: i64 = 5_000;
 
@@ -75,22 +76,34 @@ pub enum Status {
 
 /// There are as many live series as the hub keeps.
 #[derive(Debug, thiserror::Error)]
-#[error("{MOST_SERIES} different series are being watched, which is the limit")]
-pub struct TooManySeries;
+#[error("{0} different series are being watched, which is the limit")]
+pub struct TooManySeries(usize);
 
 /// A shared handle. All of its state is behind one mutex: everything done under it is short and never waits, and a
 /// publication has to change all series at one moment, so that a single position describes them all.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hub {
     state: Mutex<State>,
+    most_series: usize,
     /// Something is waiting to be published.
     pending: Notify,
     /// A series is waiting to be read.
     wanted: Notify,
 }
 
+impl Default for Hub {
+    fn default() -> Self {
+        Self::with_limit(MOST_SERIES)
+    }
+}
+
 /// For those who watch.
 impl Hub {
+    /// One that keeps so many different series.
+    pub fn with_limit(most_series: usize) -> Self {
+        Self { state: Mutex::default(), most_series, pending: Notify::new(), wanted: Notify::new() }
+    }
+
     /// Starts to watch a topic. With the position of an earlier stream only what changed since is sent; with an interval
     /// values come at most so often, else whenever they are published.
     pub fn subscribe(
@@ -115,8 +128,8 @@ impl Hub {
     /// Adds a topic, and the series that nobody has watched before.
     fn add(&self, state: &mut State, topic: Topic) -> Result<Arc<Topic>, TooManySeries> {
         let new: HashSet<_> = topic.series.iter().filter(|key| !state.series.contains(key)).collect();
-        if state.series.len() + new.len() > MOST_SERIES {
-            return Err(TooManySeries);
+        if state.series.len() + new.len() > self.most_series {
+            return Err(TooManySeries(self.most_series));
         }
         let new: Vec<_> = new.into_iter().cloned().collect();
         let topic = Arc::new(topic);

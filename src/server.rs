@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Authority;
 use crate::database::Database;
 use crate::http::{self, App, ConnectionSettings, Connections};
 use crate::hub::Hub;
@@ -32,6 +33,8 @@ pub enum ServerError {
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Settings {
+    /// What is served to whom, and how much of it.
+    pub http: http::Settings,
     /// With TLS on all sockets, if at all.
     pub tls: Option<Tls>,
     /// What clients may ask for in connections and in time.
@@ -42,10 +45,11 @@ pub struct Settings {
 pub async fn run(
     database: &Database,
     listeners: Vec<TcpListener>,
+    authority: Authority,
     settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
-    let hub = Arc::new(Hub::default());
+    let hub = Arc::new(Hub::with_limit(settings.http.limits.max_series));
     let stop = shutdown.child_token();
     let mut tasks = JoinSet::new();
     let own_stop = stop.clone();
@@ -53,6 +57,7 @@ pub async fn run(
     tasks.spawn(async move { shared_hub.run(own_stop).await });
     tasks.spawn(listener::run(database.config.clone(), database.own_pool.clone(), Arc::clone(&hub), stop.clone()));
     tasks.spawn(compactor::run(database.own_pool.clone(), stop.clone()));
+    tasks.spawn(authority.clone().run(stop.clone()));
 
     if let Some(tls) = &settings.tls {
         tasks.spawn(tls.clone().follow(stop.clone()));
@@ -60,7 +65,7 @@ pub async fn run(
 
     // These write for requests, and end with the last of them.
     let mut writers = JoinSet::new();
-    let router = http::router(App::start(database.pool.clone(), hub, &mut writers));
+    let router = http::router(App::start(database.pool.clone(), hub, authority, settings.http, &mut writers));
     let connections = Connections::new(router, &settings.connections, settings.tls.as_ref(), stop.clone());
     let connections = Arc::new(connections);
     let mut servers = JoinSet::new();

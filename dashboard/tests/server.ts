@@ -7,6 +7,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
+import type { Scope } from '../src/lib/api-types';
 
 /** Making a database cluster is most of a first start; after a crash, Postgres replays its log. */
 const START_MS = 120_000;
@@ -15,6 +16,15 @@ const STOP_MS = 30_000;
 
 /** What a shell answers when there is no such program. */
 const NOT_FOUND = 127;
+
+/** What settings a server is started with, besides those that every test's server has. */
+export type Settings = Readonly<Record<string, string>>;
+
+/** A key as `newcycle keys create` prints it. */
+export interface Key {
+  readonly id: string;
+  readonly key: string;
+}
 
 const binary = resolve(process.env.NEWCYCLE_BINARY ?? '../target/debug/newcycle');
 
@@ -25,18 +35,21 @@ export class Server {
   #psql = '';
   readonly #said: string[] = [];
 
-  private constructor(readonly dataDirectory: string) {}
+  private constructor(
+    readonly dataDirectory: string,
+    private readonly settings: Settings,
+  ) {}
 
   /** A server with a new database. */
-  static async start(): Promise<Server> {
-    const server = new Server(await mkdtemp(join(tmpdir(), 'newcycle-browser-')));
+  static async start(settings: Settings = {}): Promise<Server> {
+    const server = new Server(await mkdtemp(join(tmpdir(), 'newcycle-browser-')), settings);
     await server.start();
     return server;
   }
 
   /** Another server on the same database: it uses the Postgres that this one runs. */
-  async another(): Promise<Server> {
-    const server = new Server(this.dataDirectory);
+  async another(settings = this.settings): Promise<Server> {
+    const server = new Server(this.dataDirectory, settings);
     await server.start();
     return server;
   }
@@ -52,17 +65,7 @@ export class Server {
   /** Starts it, again on the port of the last time, and waits until it is ready. */
   async start(): Promise<void> {
     const child = spawn(binary, ['serve'], {
-      env: {
-        ...process.env,
-        // Undefined is not passed on: no Postgres but its own, and no port but that one.
-        DATABASE_URL: undefined,
-        PGHOST: undefined,
-        PGPORT: undefined,
-        DASHBOARD_PORT: undefined,
-        SERVER_HOST: '127.0.0.1',
-        SERVER_PORT: String(this.#port),
-        NEWCYCLE_DATA_DIR: this.dataDirectory,
-      },
+      env: { ...this.#environment, SERVER_HOST: '127.0.0.1', SERVER_PORT: String(this.#port) },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     const killed = () => child.kill('SIGKILL');
@@ -84,6 +87,19 @@ export class Server {
         intervals: [50],
       })
       .toBe(true);
+  }
+
+  get #environment(): NodeJS.ProcessEnv {
+    return {
+      ...process.env,
+      // Undefined is not passed on: no Postgres but its own, and no port but that one.
+      DATABASE_URL: undefined,
+      PGHOST: undefined,
+      PGPORT: undefined,
+      DASHBOARD_PORT: undefined,
+      NEWCYCLE_DATA_DIR: this.dataDirectory,
+      ...this.settings,
+    };
   }
 
   async #isReady(): Promise<boolean> {
@@ -122,6 +138,27 @@ export class Server {
   async remove(): Promise<void> {
     await this.stop();
     await rm(this.dataDirectory, { recursive: true, force: true });
+  }
+
+  /** Makes a key that may do this. */
+  async createKey(name: string, scopes: readonly Scope[]): Promise<Key> {
+    const said = await this.#run(['keys', 'create', '--name', name, '--scopes', scopes.join(','), '--json']);
+    return JSON.parse(said) as Key;
+  }
+
+  async revokeKey({ id }: Key): Promise<void> {
+    await this.#run(['keys', 'revoke', id]);
+  }
+
+  /** Runs another command of the program, on the same database, and answers what it says. */
+  #run(command: readonly string[]): Promise<string> {
+    return new Promise((done, failed) => {
+      const options = { env: this.#environment, timeout: START_MS };
+      execFile(binary, command, options, (error, said, complaint) => {
+        if (error === null) done(said);
+        else failed(new Error(complaint, { cause: error }));
+      });
+    });
   }
 
   /** Runs a statement with the psql command that the server prints; false where there is no psql. */

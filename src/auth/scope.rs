@@ -7,25 +7,25 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 /// One thing that a caller may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub enum Scope {
     /// Insert base items, users, items and transfers.
-    #[schema(rename = "ledger:write")]
+    #[serde(rename = "ledger:write")]
     LedgerWrite,
     /// Read them, and who owns what.
-    #[schema(rename = "ledger:read")]
+    #[serde(rename = "ledger:read")]
     LedgerRead,
     /// Read the statistics, once and live, and the server's own figures.
-    #[schema(rename = "statistics:read")]
+    #[serde(rename = "statistics:read")]
     StatisticsRead,
     /// Start, watch, cancel and download exports of one's own.
-    #[schema(rename = "exports")]
+    #[serde(rename = "exports")]
     Exports,
     /// Set up data streams, start and stop them.
-    #[schema(rename = "streams:manage")]
+    #[serde(rename = "streams:manage")]
     StreamsManage,
     /// Everything, also what belongs to others.
-    #[schema(rename = "admin")]
+    #[serde(rename = "admin")]
     Admin,
 }
 
@@ -113,6 +113,13 @@ impl FromIterator<Scope> for Scopes {
     }
 }
 
+/// From the database, which holds no names but those of scopes; a later version may know more.
+impl From<Vec<String>> for Scopes {
+    fn from(names: Vec<String>) -> Self {
+        Self::known_of(names.iter().map(String::as_str))
+    }
+}
+
 impl fmt::Display for Scopes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.names().join(", "))
@@ -121,7 +128,7 @@ impl fmt::Display for Scopes {
 
 impl Serialize for Scopes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter().map(Scope::name))
+        serializer.collect_seq(self.iter())
     }
 }
 

@@ -47,6 +47,9 @@ pub struct DemoSettings {
     /// certificate if it has signed that itself
     #[arg(long, env = "NEWCYCLE_CA_CERTIFICATE", value_name = "FILE", value_parser = file_or_nothing())]
     ca_certificate: Option<PathBuf>,
+    /// Key to say who you are with, if the server asks: one with the scopes ledger:read and ledger:write
+    #[arg(long, env = "NEWCYCLE_KEY", hide_env_values = true, value_name = "KEY")]
+    key: Option<String>,
     /// How many events a second happen on average; now and then more, now and then fewer
     #[arg(long, value_name = "EVENTS", default_value_t = 5.0, value_parser = parse_rate)]
     rate: f64,
@@ -90,7 +93,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) async fn run(settings: &DemoSettings) -> Result<(), CommandError> {
-    let server = Server::new(&settings.url, named(settings.ca_certificate.as_ref()), IN_FLIGHT)?;
+    let server =
+        Server::new(&settings.url, settings.key.as_deref(), named(settings.ca_certificate.as_ref()), IN_FLIGHT)?;
     let stop = CancellationToken::new();
     let _stop_on_signal = tokio::spawn(cancel_on_signal(stop.clone()));
     let story = Story::new(Random::new(settings.seed.unwrap_or_else(Random::seed)));

@@ -7,8 +7,9 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use super::{CommandError, cancel_on_signal, print};
+use crate::auth::{AuthSettings, Authority};
 use crate::database::{Database, DatabaseSettings};
-use crate::http::ConnectionSettings;
+use crate::http::{self, ConnectionSettings, CorsSettings, LimitSettings, RateSettings};
 use crate::server;
 use crate::tls::TlsSettings;
 
@@ -19,7 +20,7 @@ const BACKLOG: u32 = 4_096;
 /// Where to serve.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeSettings {
-    /// Address to listen on. Everyone who reaches it may read and write
+    /// Address to listen on. Others than this machine reach any but 127.0.0.1 and ::1
     #[arg(long, env = "SERVER_HOST", value_name = "ADDRESS", default_value = "127.0.0.1")]
     server_host: IpAddr,
     /// Port of the REST interface and the dashboard; 0 for any free one
@@ -28,6 +29,14 @@ pub struct ServeSettings {
     /// A second port with the same on it, for instance to let people reach the dashboard elsewhere than services
     #[arg(long, env = "DASHBOARD_PORT", value_name = "PORT")]
     dashboard_port: Option<u16>,
+    #[command(flatten, next_help_heading = "Access")]
+    auth: AuthSettings,
+    #[command(flatten, next_help_heading = "Access")]
+    cors: CorsSettings,
+    #[command(flatten, next_help_heading = "Limits")]
+    rates: RateSettings,
+    #[command(flatten, next_help_heading = "Limits")]
+    limits: LimitSettings,
     #[command(flatten, next_help_heading = "TLS")]
     tls: TlsSettings,
     #[command(flatten, next_help_heading = "Connections")]
@@ -36,7 +45,12 @@ pub struct ServeSettings {
 
 pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) -> Result<(), CommandError> {
     // What does not need Postgres first: a wrong file or a port that is taken should not cost a start of it.
-    let server_settings = server::Settings { tls: settings.tls.load()?, connections: settings.connections };
+    let auth = settings.auth.at(settings.server_host)?;
+    let server_settings = server::Settings {
+        tls: settings.tls.load()?,
+        connections: settings.connections,
+        http: http::Settings { limits: settings.limits, rates: settings.rates, cors: settings.cors },
+    };
     server_settings.connections.raise_file_limit()?;
     let scheme = if server_settings.tls.is_some() { "https" } else { "http" };
     let mut listeners = Vec::new();
@@ -54,13 +68,21 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
     };
     let served = async {
         database.migrate().await?;
+        let authority = Authority::load(database.own_pool.clone(), auth).await?;
+        settings.auth.check(settings.server_host, &authority)?;
+        if !authority.knows_anybody() && !authority.is_open() {
+            tracing::warn!("there is no key yet, so nobody can come in: create one with `newcycle keys create`");
+        }
         print(&format!(
             "newcycle is ready\n  dashboard  {scheme}://{dashboard}/\n  API docs   {scheme}://{server}/docs/"
         ));
         if let Some(endpoint) = &database.endpoint {
             print(&format!("  psql       {}", endpoint.psql_command()));
         }
-        server::run(&database, listeners, server_settings, shutdown).await?;
+        if authority.is_open() {
+            print("  access     open to whoever reaches it; `newcycle keys create` makes a first key");
+        }
+        server::run(&database, listeners, authority, server_settings, shutdown).await?;
         Ok::<_, CommandError>(())
     }
     .await;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::App;
 use super::document::{CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{Path, Query};
+use super::guard::{Allowed, LedgerRead, LedgerWrite};
 use super::problem::Problem;
 use super::records::{self, Accepted, CreateQuery, ListQuery, Turns};
 use crate::ledger::{self, BaseItem, NewBaseItem, Page, Writer};
@@ -23,7 +24,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 ///
 /// One from a JSON object, or many from a JSON array or NDJSON.
 #[utoipa::path(
-    post, path = "/base-items", operation_id = "create_base_items", tag = "ledger", params(CreateQuery),
+    post, path = "/base-items", operation_id = "create_base_items", tag = "ledger", security(("key" = ["ledger:write"])), params(CreateQuery),
     request_body(content((OneOrMany<NewBaseItem> = "application/json"), (String = "application/x-ndjson"))),
     responses(
         (status = 201, description = "Created", body = BaseItem, headers(("Location" = String, description = "Its path"))),
@@ -32,6 +33,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
     )
 )]
 async fn create(
+    _: Allowed<LedgerWrite>,
     State(pool): State<PgPool>,
     State(writer): State<Writer>,
     State(turns): State<Turns>,
@@ -43,18 +45,26 @@ async fn create(
 
 /// List base items, newest first
 #[utoipa::path(
-    get, path = "/base-items", operation_id = "list_base_items", tag = "ledger", params(ListQuery),
+    get, path = "/base-items", operation_id = "list_base_items", tag = "ledger", security(("key" = ["ledger:read"])), params(ListQuery),
     responses((status = 200, description = "A page", body = Page<BaseItem>), QueryProblems)
 )]
-async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<BaseItem>>, Problem> {
+async fn list(
+    _: Allowed<LedgerRead>,
+    State(pool): State<PgPool>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<BaseItem>>, Problem> {
     Ok(Json(ledger::list(&pool, query.page()?).await?))
 }
 
 /// Get a base item
 #[utoipa::path(
-    get, path = "/base-items/{id}", operation_id = "get_base_item", tag = "ledger", params(("id" = Uuid, Path)),
+    get, path = "/base-items/{id}", operation_id = "get_base_item", tag = "ledger", security(("key" = ["ledger:read"])), params(("id" = Uuid, Path)),
     responses((status = 200, description = "The base item", body = BaseItem), LookupProblems)
 )]
-async fn get(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<BaseItem>, Problem> {
+async fn get(
+    _: Allowed<LedgerRead>,
+    State(pool): State<PgPool>,
+    Path(id): Path<Uuid>,
+) -> Result<Json<BaseItem>, Problem> {
     Ok(Json(ledger::get(&pool, id).await?))
 }

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::ArrayItems;
-use utoipa::openapi::{OpenApi, Ref, RefOr, Schema};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Content, OpenApi, Ref, RefOr, ResponseBuilder, Schema};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::problem::Problem;
@@ -98,6 +100,30 @@ pub(super) enum QueryProblems {
     Unavailable(Problem),
 }
 
+/// What can go wrong with signing in and out.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "a list of answers")]
+pub(super) enum SignInProblems {
+    /// The body is not JSON, or it broke off
+    #[response(status = 400, content_type = PROBLEM)]
+    Malformed(Problem),
+    /// The key is not good
+    #[response(status = 401, content_type = PROBLEM)]
+    Refused(Problem),
+    /// A page of another origin asked
+    #[response(status = 403, content_type = PROBLEM)]
+    CrossOrigin(Problem),
+    /// The body is not `application/json`
+    #[response(status = 415, content_type = PROBLEM)]
+    UnsupportedMediaType(Problem),
+    /// The key is missing
+    #[response(status = 422, content_type = PROBLEM)]
+    Invalid(Problem),
+    /// The server or its database cannot do this now
+    #[response(status = "5XX", content_type = PROBLEM)]
+    Unavailable(Problem),
+}
+
 /// The document with references in place of schemas that have a name. utoipa writes the arguments of generic schemas
 /// out, so that types generated from `Page<Item>` would not know that they hold an `Item`.
 pub(super) fn with_references(mut document: OpenApi) -> OpenApi {
@@ -108,6 +134,46 @@ pub(super) fn with_references(mut document: OpenApi) -> OpenApi {
         }
     }
     document
+}
+
+/// The document of guarded routes with how callers say who they are, and what is answered to those who may not. Operations
+/// name the scope that they take, of a key; a session and a token have scopes as well.
+pub(super) fn with_security(mut document: OpenApi) -> OpenApi {
+    let key = Http::builder().scheme(HttpAuthScheme::Bearer).description(Some(
+        "A key that `newcycle keys create` printed, or a token (JWT) of your identity provider where one is configured. \
+        Without either while the server is open.",
+    ));
+    let session =
+        ApiKeyValue::with_description("newcycle-session", "The cookie that `POST /session` sets, for browsers");
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("key", SecurityScheme::Http(key.build()));
+    components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(session)));
+    for path in document.paths.paths.values_mut() {
+        let methods = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete, &mut path.patch];
+        for operation in methods.into_iter().flatten() {
+            let requirements = operation.security.get_or_insert_default();
+            if let Some(scopes) = requirements.iter().find_map(scopes_of_key) {
+                requirements.push(SecurityRequirement::new("session", scopes));
+                add_problem(operation, "403", "The caller lacks the scope");
+            }
+            add_problem(operation, "401", "Nobody says who it is, or what they say is not so");
+            add_problem(operation, "421", "The server is open to this machine, and was called by another name");
+            add_problem(operation, "429", "More requests or streams than are allowed: come again after `Retry-After`");
+        }
+    }
+    document
+}
+
+fn add_problem(operation: &mut Operation, status: &str, description: &str) {
+    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+    let response = ResponseBuilder::new().description(description).content(PROBLEM, problem);
+    operation.responses.responses.entry(status.to_owned()).or_insert_with(|| response.build().into());
+}
+
+fn scopes_of_key(requirement: &SecurityRequirement) -> Option<Vec<String>> {
+    // What a requirement consists of is private; its form in the document is not.
+    let form = serde_json::to_value(requirement).ok()?;
+    serde_json::from_value(form.get("key")?.clone()).ok()
 }
 
 fn refer(schema: &mut RefOr<Schema>, named: &BTreeMap<String, RefOr<Schema>>) {

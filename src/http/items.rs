@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::App;
 use super::document::{ChangeProblems, CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{self, Path, Query, moment};
+use super::guard::{Allowed, LedgerRead, LedgerWrite};
 use super::problem::{Kind, Problem};
 use super::records::{self, Accepted, CreateQuery, ListQuery, Turns};
 use crate::ledger::{self, Item, LedgerError, NewItem, NewTransfer, Owner, Page, Transfer, Writer, transfer};
@@ -32,7 +33,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 ///
 /// One from a JSON object, or many from a JSON array or NDJSON.
 #[utoipa::path(
-    post, path = "/items", operation_id = "create_items", tag = "ledger", params(CreateQuery),
+    post, path = "/items", operation_id = "create_items", tag = "ledger", security(("key" = ["ledger:write"])), params(CreateQuery),
     request_body(content((OneOrMany<NewItem> = "application/json"), (String = "application/x-ndjson"))),
     responses(
         (status = 201, description = "Created", body = Item, headers(("Location" = String, description = "Its path"))),
@@ -41,6 +42,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
     )
 )]
 async fn create(
+    _: Allowed<LedgerWrite>,
     State(pool): State<PgPool>,
     State(writer): State<Writer>,
     State(turns): State<Turns>,
@@ -52,19 +54,23 @@ async fn create(
 
 /// List items, newest first
 #[utoipa::path(
-    get, path = "/items", operation_id = "list_items", tag = "ledger", params(ListQuery),
+    get, path = "/items", operation_id = "list_items", tag = "ledger", security(("key" = ["ledger:read"])), params(ListQuery),
     responses((status = 200, description = "A page", body = Page<Item>), QueryProblems)
 )]
-async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<Item>>, Problem> {
+async fn list(
+    _: Allowed<LedgerRead>,
+    State(pool): State<PgPool>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<Item>>, Problem> {
     Ok(Json(ledger::list(&pool, query.page()?).await?))
 }
 
 /// Get an item
 #[utoipa::path(
-    get, path = "/items/{id}", operation_id = "get_item", tag = "ledger", params(("id" = Uuid, Path)),
+    get, path = "/items/{id}", operation_id = "get_item", tag = "ledger", security(("key" = ["ledger:read"])), params(("id" = Uuid, Path)),
     responses((status = 200, description = "The item", body = Item), LookupProblems)
 )]
-async fn get(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<Item>, Problem> {
+async fn get(_: Allowed<LedgerRead>, State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<Item>, Problem> {
     Ok(Json(ledger::get(&pool, id).await?))
 }
 
@@ -82,11 +88,12 @@ struct AtQuery {
 ///
 /// Before its first transfer nobody owned the item: that is a 404 as well.
 #[utoipa::path(
-    get, path = "/items/{id}/owner", operation_id = "get_item_owner", tag = "ledger",
+    get, path = "/items/{id}/owner", operation_id = "get_item_owner", tag = "ledger", security(("key" = ["ledger:read"])),
     params(("id" = Uuid, Path), AtQuery),
     responses((status = 200, description = "The owner", body = Owner), LookupProblems)
 )]
 async fn owner(
+    _: Allowed<LedgerRead>,
     State(pool): State<PgPool>,
     Path(id): Path<Uuid>,
     Query(query): Query<AtQuery>,
@@ -97,11 +104,12 @@ async fn owner(
 
 /// List the transfers of an item, newest first
 #[utoipa::path(
-    get, path = "/items/{id}/transfers", operation_id = "list_item_transfers", tag = "ledger",
+    get, path = "/items/{id}/transfers", operation_id = "list_item_transfers", tag = "ledger", security(("key" = ["ledger:read"])),
     params(("id" = Uuid, Path), ListQuery),
     responses((status = 200, description = "A page", body = Page<Transfer>), LookupProblems)
 )]
 async fn history(
+    _: Allowed<LedgerRead>,
     State(pool): State<PgPool>,
     Path(id): Path<Uuid>,
     Query(query): Query<ListQuery>,
@@ -119,11 +127,12 @@ struct NewOwner {
 
 /// Hand an item over: the same as a transfer now
 #[utoipa::path(
-    put, path = "/items/{id}/ownership", operation_id = "put_item_ownership", tag = "ledger",
+    put, path = "/items/{id}/ownership", operation_id = "put_item_ownership", tag = "ledger", security(("key" = ["ledger:write"])),
     params(("id" = Uuid, Path)), request_body = NewOwner,
     responses((status = 204, description = "Done"), ChangeProblems)
 )]
 async fn hand_over(
+    _: Allowed<LedgerWrite>,
     State(writer): State<Writer>,
     Path(id): Path<Uuid>,
     extract::Json(new): extract::Json<NewOwner>,

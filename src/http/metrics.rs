@@ -16,6 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::guard::{Allowed, FiguresRead};
 use super::problem::{Kind, Problem};
 use crate::hub::Hub;
 use crate::ledger::Writer;
@@ -26,10 +27,10 @@ pub(super) fn router() -> OpenApiRouter<App> {
 
 /// What the server does, in figures
 #[utoipa::path(
-    get, path = "/metrics", operation_id = "metrics", tag = "health",
+    get, path = "/metrics", operation_id = "metrics", tag = "health", security(("key" = ["statistics:read"])),
     responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"))
 )]
-async fn metrics(State(registry): State<Arc<Registry>>) -> Result<Response, Problem> {
+async fn metrics(_: Allowed<FiguresRead>, State(registry): State<Arc<Registry>>) -> Result<Response, Problem> {
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| Problem::new(Kind::Internal, error.to_string()))?;
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

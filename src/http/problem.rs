@@ -10,6 +10,8 @@ use utoipa::ToSchema;
 
 use super::boundary::Fault;
 use super::connection::BodyError;
+use super::records::BodyTooLarge;
+use crate::auth::{KeyError, Refusal, Scope, SignInError, TokenError};
 use crate::hub::TooManySeries;
 use crate::ledger::LedgerError;
 use crate::ledger::bulk::{Rejection, Report};
@@ -30,6 +32,10 @@ pub struct Problem {
     /// Every field that is wrong, with its line where there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
+    /// The scope that the caller lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub required_scope: Option<Scope>,
     /// What the server or its database did wrong, for the log.
     #[serde(skip)]
     fault: Option<Arc<sqlx::Error>>,
@@ -55,6 +61,14 @@ pub struct FieldError {
 pub enum Kind {
     /// 400.
     MalformedJson,
+    /// 401: nobody said who it is.
+    Unauthenticated,
+    /// 401: what they said is not so.
+    InvalidCredentials,
+    /// 403.
+    Forbidden,
+    /// 403.
+    CrossOrigin,
     /// 404.
     NotFound,
     /// 405.
@@ -67,8 +81,12 @@ pub enum Kind {
     TooLarge,
     /// 415.
     UnsupportedMediaType,
+    /// 421.
+    Misdirected,
     /// 422.
     InvalidField,
+    /// 429.
+    TooManyRequests,
     /// 400.
     BrokenRequest,
     /// 400.
@@ -88,6 +106,14 @@ impl Kind {
         match self {
             Self::MalformedJson => (StatusCode::BAD_REQUEST, "malformed-json", "The body is not JSON"),
             Self::BrokenRequest => (StatusCode::BAD_REQUEST, "broken-request", "The request broke off"),
+            Self::Unauthenticated => {
+                (StatusCode::UNAUTHORIZED, "unauthenticated", "This is not for everybody: say who you are")
+            }
+            Self::InvalidCredentials => {
+                (StatusCode::UNAUTHORIZED, "invalid-credentials", "The key, token or session is not good")
+            }
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Your key does not allow this"),
+            Self::CrossOrigin => (StatusCode::FORBIDDEN, "cross-origin", "Pages of other origins may not do this"),
             Self::NotEncrypted => (StatusCode::BAD_REQUEST, "not-encrypted", "The connection must be encrypted"),
             Self::TimedOut => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "The request did not come in time"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such thing"),
@@ -101,6 +127,12 @@ impl Kind {
                 "unsupported-media-type",
                 "The body has a content type that is not understood here",
             ),
+            Self::Misdirected => {
+                (StatusCode::MISDIRECTED_REQUEST, "misdirected", "This server does not answer to that name")
+            }
+            Self::TooManyRequests => {
+                (StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "That is more than is allowed")
+            }
             Self::InvalidField => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", "A field has a value that cannot be")
             }
@@ -120,8 +152,15 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             errors: Vec::new(),
+            required_scope: None,
             fault: None,
         }
+    }
+
+    /// Something that takes a scope which the caller lacks.
+    pub fn forbidden(scope: Scope) -> Self {
+        let detail = format!("This takes the scope {scope}, and yours do not include it");
+        Self { required_scope: Some(scope), ..Self::new(Kind::Forbidden, detail) }
     }
 
     /// A field that is wrong.
@@ -134,7 +173,14 @@ impl Problem {
 
     /// A body that could not be read to its end.
     pub(super) fn unreadable(error: &(dyn std::error::Error + 'static)) -> Self {
-        let kind = if BodyError::is_timeout(error) { Kind::TimedOut } else { Kind::BrokenRequest };
+        // Bodies wrap the errors of the bodies within them.
+        let mut causes = std::iter::successors(Some(error), |error| error.source());
+        let kind = causes.find_map(|cause| match cause.downcast_ref() {
+            Some(BodyError::TimedOut(_)) => Some(Kind::TimedOut),
+            _ if cause.is::<BodyTooLarge>() => Some(Kind::TooLarge),
+            _ => None,
+        });
+        let kind = kind.unwrap_or(Kind::BrokenRequest);
         Self::new(kind, error.to_string())
     }
 
@@ -166,12 +212,16 @@ impl From<Rejection> for FieldError {
 impl IntoResponse for Problem {
     fn into_response(mut self) -> Response {
         let fault = self.fault.take();
+        let challenge = self.challenge();
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(challenge) = challenge {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         // What else comes of this request could not be told from the next one.
         if status == StatusCode::REQUEST_TIMEOUT {
@@ -210,7 +260,48 @@ impl From<TooManySeries> for Problem {
     }
 }
 
+/// What is said of keys is said in words that tell no more than the caller may know.
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let kind = match refusal {
+            Refusal::Unavailable | Refusal::Token(TokenError::Unavailable) => Kind::Unavailable,
+            _ => Kind::InvalidCredentials,
+        };
+        Self::new(kind, refusal.to_string())
+    }
+}
+
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Database(source) => source.into(),
+            other => Self::new(Kind::Internal, other.to_string()),
+        }
+    }
+}
+
+impl From<SignInError> for Problem {
+    fn from(error: SignInError) -> Self {
+        match error {
+            SignInError::Refused(refusal) => refusal.into(),
+            SignInError::Failed(error) => error.into(),
+        }
+    }
+}
+
 impl Problem {
+    /// What a client has to come with (RFC 6750, 3).
+    fn challenge(&self) -> Option<HeaderValue> {
+        if let Some(scope) = self.required_scope {
+            let challenge = format!("Bearer realm=\"newcycle\", error=\"insufficient_scope\", scope=\"{scope}\"");
+            return challenge.try_into().ok();
+        }
+        if self.is(Kind::InvalidCredentials) {
+            return Some(HeaderValue::from_static("Bearer realm=\"newcycle\", error=\"invalid_token\""));
+        }
+        self.is(Kind::Unauthenticated).then(|| HeaderValue::from_static("Bearer realm=\"newcycle\""))
+    }
+
     fn database(error: Arc<sqlx::Error>) -> Self {
         let (kind, detail) = judge(&error);
         Self { fault: Some(error), ..Self::new(kind, detail) }

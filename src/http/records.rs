@@ -112,17 +112,36 @@ pub(super) enum Accepted<R> {
     Bulk(BulkAnswer),
 }
 
-/// Whose turn it is to load many rows. A load holds a connection for as long as its body takes to come: half of the
-/// connections stay free for everybody else.
+/// Whose turn it is to load many rows, and how many bytes of them. A load holds a connection for as long as its body takes
+/// to come: half of the connections stay free for everybody else.
 #[derive(Clone, Debug)]
-pub(super) struct Turns(Arc<Semaphore>);
+pub(super) struct Turns {
+    turns: Arc<Semaphore>,
+    most_bytes: usize,
+}
 
 impl Turns {
-    /// As many as the pool can spare.
-    pub(super) fn new(pool: &PgPool) -> Self {
+    /// As many as the pool can spare, of so many bytes each.
+    pub(super) fn new(pool: &PgPool, most_bytes: usize) -> Self {
         let half = pool.options().get_max_connections().div_ceil(2);
-        Self(Arc::new(Semaphore::new(usize::try_from(half).unwrap_or(Semaphore::MAX_PERMITS))))
+        let turns = Arc::new(Semaphore::new(usize::try_from(half).unwrap_or(Semaphore::MAX_PERMITS)));
+        Self { turns, most_bytes }
     }
+}
+
+/// A body is too large.
+#[derive(Debug, thiserror::Error)]
+#[error("A body may have {0} bytes: send the rows in several requests, or load them with `newcycle import`")]
+pub(super) struct BodyTooLarge(usize);
+
+/// The body, up to so many bytes.
+fn limited(body: Body, most: usize) -> Body {
+    let mut left = most;
+    Body::from_stream(body.into_data_stream().map(move |piece| {
+        let piece = piece?;
+        left = left.checked_sub(piece.len()).ok_or_else(|| axum::Error::new(BodyTooLarge(most)))?;
+        Ok::<_, axum::Error>(piece)
+    }))
 }
 
 /// Creates one row from a JSON object, or many from an array or from NDJSON.
@@ -169,9 +188,14 @@ async fn create_many<R: Record>(
     request: Request,
 ) -> Result<Response, Problem> {
     // Nobody closes the semaphore.
-    let _turn = turns.0.acquire().await.ok();
+    let _turn = turns.turns.acquire().await.ok();
     let mut transaction = pool.begin().await?;
-    let report = bulk::load::<R, Problem>(&mut transaction, rows(request.into_body(), media_type), |_| {}).await;
+    let report = bulk::load::<R, Problem>(
+        &mut transaction,
+        rows(limited(request.into_body(), turns.most_bytes), media_type),
+        |_| {},
+    )
+    .await;
     let report = match report {
         Ok(report) => report,
         Err(bulk::LoadError::Input(problem)) => return Err(problem),

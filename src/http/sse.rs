@@ -2,45 +2,85 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSlice, Write};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, header};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use super::App;
 use super::connection::{Place, Takeover, Wire};
-use super::problem::Problem;
+use super::guard::Admitted;
+use super::limits::{Limits, Stay};
+use super::problem::{Kind, Problem};
 use crate::hub::{Hub, Step, Subscription, Topic};
 use crate::statistics::{Delta, Position, query};
 
 /// How long readers wait before they connect again, by chance within these bounds: when a server stops, they should not
 /// all come to the next one in the same second.
 const RETRY_MILLIS: std::ops::Range<u64> = 500..3_000;
+/// What a reader who connects again saw last.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// A resumed stream that waits longer for what it missed gets everything instead.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The stream of a topic, from where the reader left off if it can say so.
-pub(super) fn stream(
-    hub: &Arc<Hub>,
+/// A request that may be answered with a stream.
+pub(super) struct StreamRequest {
+    hub: Arc<Hub>,
     pool: PgPool,
-    topic: Topic,
-    headers: &HeaderMap,
-    interval: Option<Duration>,
+    limits: Limits,
+    admitted: Admitted,
     takeover: Takeover,
-) -> Result<Response, Problem> {
-    let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    let resume = last_id.and_then(|id| topic.position_of(id));
-    let subscription = hub.subscribe(topic, resume, interval)?;
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-store"),
-        // Proxies that collect before they pass on (nginx) do not with this.
-        (header::HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    Ok((headers, takeover.body(Stream { subscription, pool })).into_response())
+    last_id: Option<String>,
+    is_wanted: bool,
+}
+
+impl FromRequestParts<App> for StreamRequest {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let (Some(admitted), Some(takeover)) = (parts.extensions.get(), parts.extensions.get()) else {
+            return Err(Problem::new(Kind::Internal, "this route is not guarded"));
+        };
+        let text = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let mut accepted = text(header::ACCEPT).unwrap_or("").split(',');
+        Ok(Self {
+            hub: Arc::clone(&app.hub),
+            pool: app.pool.clone(),
+            limits: app.limits.clone(),
+            admitted: Admitted::clone(admitted),
+            takeover: Takeover::clone(takeover),
+            last_id: text(LAST_EVENT_ID).map(str::to_owned),
+            is_wanted: accepted.any(|range| range.split(';').next().unwrap_or("").trim() == "text/event-stream"),
+        })
+    }
+}
+
+impl StreamRequest {
+    /// Whether it asks for a stream (`Accept: text/event-stream`) where there is an answer at once as well.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.is_wanted
+    }
+
+    /// Answers with the stream of a topic, from where the reader left off if it can say so.
+    pub(super) fn open(self, topic: Topic, interval: Option<Duration>) -> Result<Response, Problem> {
+        let stay = Arc::new(self.limits.enter(self.admitted)?);
+        let resume = self.last_id.and_then(|id| topic.position_of(&id));
+        let subscription = self.hub.subscribe(topic, resume, interval)?;
+        let headers = [
+            (header::CONTENT_TYPE, "text/event-stream"),
+            (header::CACHE_CONTROL, "no-store"),
+            // Proxies that collect before they pass on (nginx) do not with this.
+            (HeaderName::from_static("x-accel-buffering"), "no"),
+        ];
+        Ok((headers, self.takeover.body(Stream { subscription, pool: self.pool, stay })).into_response())
+    }
 }
 
 /// How messages are told apart from what HTTP has to say.
@@ -56,6 +96,7 @@ pub(super) enum Framing {
 pub(super) struct Stream {
     subscription: Subscription,
     pool: PgPool,
+    stay: Arc<Stay>,
 }
 
 impl Stream {
@@ -70,10 +111,12 @@ impl Stream {
     ) -> impl Future<Output = ()> + Send {
         async move {
             let _place = &place;
-            let writer = Writer { wire: &wire, framing, stop: &stop };
+            let stay = Arc::clone(&self.stay);
+            let writer = Writer { wire: &wire, framing, stop: &stop, stay: &stay };
             let telling = async {
                 writer.write(retry()).await?;
-                while let Some(messages) = self.next().await {
+                let mut over = pin!(stay.over());
+                while let Some(messages) = self.next_unless(over.as_mut()).await {
                     writer.write(messages).await?;
                 }
                 writer.write_last(&retry())
@@ -84,6 +127,15 @@ impl Stream {
                 // A reader who cannot be told any more has left.
                 _ = telling => {}
             }
+        }
+    }
+
+    /// What comes next, until the stream is over.
+    async fn next_unless(&mut self, over: Pin<&mut impl Future<Output = ()>>) -> Option<Bytes> {
+        tokio::select! {
+            biased;
+            () = over => None,
+            messages = self.next() => messages,
         }
     }
 
@@ -116,6 +168,7 @@ struct Writer<'a, W> {
     wire: &'a W,
     framing: Framing,
     stop: &'a CancellationToken,
+    stay: &'a Stay,
 }
 
 impl<W: Wire> Writer<'_, W> {
@@ -169,10 +222,13 @@ impl<W: Wire> Writer<'_, W> {
         Ok(true)
     }
 
-    /// Waits until there is room, or for the stop.
+    /// Waits until there is room; not beyond the stop, nor the end of the stay: nobody waits for slow readers then.
     async fn writable(&self) -> io::Result<()> {
-        let room = self.stop.run_until_cancelled(self.wire.writable()).await;
-        room.unwrap_or_else(|| Err(io::ErrorKind::Interrupted.into()))
+        tokio::select! {
+            room = self.wire.writable() => room,
+            () = self.stop.cancelled() => Err(io::ErrorKind::Interrupted.into()),
+            () = self.stay.over() => Err(io::ErrorKind::Interrupted.into()),
+        }
     }
 }
 

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
@@ -17,11 +16,12 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::connection::Takeover;
 use super::document::QueryProblems;
 use super::extract::{Path, Query, moment};
+use super::guard::{Allowed, StatisticsRead};
+use super::limits::Limits;
 use super::problem::Problem;
-use super::sse;
+use super::sse::StreamRequest;
 use crate::hub::{Format, Hub, Topic};
 use crate::ledger::{self, BaseItem};
 use crate::statistics::query::Share;
@@ -29,8 +29,6 @@ use crate::statistics::{self, Calendar, Extent, Metric, Resolution, SeriesKey, U
 
 const DEFAULT_LIMIT: u32 = 1000;
 const DEFAULT_WINDOW: u32 = 60;
-/// The most buckets in one answer or window.
-const MOST_BUCKETS: u32 = 10_000;
 const DEFAULT_SHARES: u32 = 10;
 const MOST_SHARES: u32 = 1_000;
 /// A stream may ask for this much time between messages at most: longer would look like a dead one.
@@ -66,7 +64,7 @@ struct CountsQuery {
     timezone: Option<String>,
     /// Only events of this base item; not for `user-creation`.
     base_item_id: Option<Uuid>,
-    /// At most so many buckets, the newest, 1 to 10000.
+    /// At most so many buckets, the newest, 1 to 10000 unless the server is set up otherwise.
     #[param(minimum = 1, maximum = 10_000, default = 1000)]
     limit: Option<u32>,
     /// `zero` includes empty buckets.
@@ -87,7 +85,7 @@ pub(super) enum Fill {
 /// Non-empty buckets, newest first. With `Accept: text/event-stream` the same array comes at once and again after every
 /// change, as an unnamed message: `new EventSource(url).onmessage`.
 #[utoipa::path(
-    get, path = "/statistics/{metric}/{resolution}", operation_id = "get_counts", tag = "statistics",
+    get, path = "/statistics/{metric}/{resolution}", operation_id = "get_counts", tag = "statistics", security(("key" = ["statistics:read"])),
     params(
         ("metric" = Metric, Path, description = "What is counted"),
         ("resolution" = Resolution, Path, description = "How wide the buckets are"),
@@ -99,25 +97,27 @@ pub(super) enum Fill {
     )
 )]
 async fn counts(
+    _: Allowed<StatisticsRead>,
     State(pool): State<PgPool>,
     State(hub): State<Arc<Hub>>,
+    State(limits): State<Limits>,
+    stream: StreamRequest,
     Path((metric, resolution)): Path<(String, String)>,
     Query(query): Query<CountsQuery>,
-    Extension(takeover): Extension<Takeover>,
-    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let metric = parse_metric(&metric, "metric")?;
     let calendar = parse_calendar(&resolution, query.timezone.as_deref())?;
     check_base_item(&pool, &[metric], query.base_item_id).await?;
-    let limit = within("limit", query.limit.unwrap_or(DEFAULT_LIMIT), 1, MOST_BUCKETS)?;
+    let limit =
+        within("limit", query.limit.unwrap_or(DEFAULT_LIMIT.min(limits.most_buckets())), 1, limits.most_buckets())?;
     check_order(query.from, query.to)?;
     let from = query.from.map(|from| calendar.start_of(from.timestamp_millis()));
     let to = query.to.map(|to| end_covering(calendar, to));
     let extent = Extent::Latest { from, to, limit };
     let key = SeriesKey { metric, calendar, base_item: query.base_item_id, extent };
-    if wants_events(&headers) {
+    if stream.is_wanted() {
         let topic = Topic::new(vec![key], Format::Array { fill: query.fill.is_some() });
-        return sse::stream(&hub, pool, topic, &headers, None, takeover);
+        return stream.open(topic, None);
     }
     let mut connection = pool.acquire().await?;
     let now = hub.now();
@@ -169,11 +169,12 @@ struct Rest {
 ///
 /// The base items with the most events in a range, and the rest. The range is exact: it need not be of whole buckets.
 #[utoipa::path(
-    get, path = "/statistics/{metric}/breakdown", operation_id = "get_breakdown", tag = "statistics",
+    get, path = "/statistics/{metric}/breakdown", operation_id = "get_breakdown", tag = "statistics", security(("key" = ["statistics:read"])),
     params(("metric" = Metric, Path, description = "What is counted; not `user-creation`"), BreakdownQuery),
     responses((status = 200, description = "The shares", body = Breakdown), QueryProblems)
 )]
 async fn breakdown(
+    _: Allowed<StatisticsRead>,
     State(pool): State<PgPool>,
     Path(metric): Path<String>,
     Query(query): Query<BreakdownQuery>,
@@ -210,7 +211,7 @@ struct StreamQuery {
     timezone: Option<String>,
     /// Only events of this base item; not for `user-creation`.
     base_item_id: Option<Uuid>,
-    /// How many buckets, up to that of the present moment, 1 to 10000.
+    /// How many buckets, up to that of the present moment, 1 to 10000 unless the server is set up otherwise.
     #[param(minimum = 1, maximum = 10_000, default = 60)]
     window: Option<u32>,
     /// Also the buckets of a range: from the one that contains this moment on. Needs `to`.
@@ -238,7 +239,7 @@ struct StreamQuery {
 /// - `heartbeat` `{time, lag_ms}`: every five seconds; the database's clock, and how long a notification takes
 /// - `status` `{status}`: `live`, or `stale` while the database cannot be heard
 #[utoipa::path(
-    get, path = "/statistics/stream", operation_id = "stream_counts", tag = "statistics",
+    get, path = "/statistics/stream", operation_id = "stream_counts", tag = "statistics", security(("key" = ["statistics:read"])),
     params(StreamQuery, ("Last-Event-ID" = Option<String>, Header, nullable = false, description = "Resume after this message")),
     responses(
         (status = 200, description = "Events, until either side ends it", body = String, content_type = "text/event-stream"),
@@ -246,11 +247,11 @@ struct StreamQuery {
     )
 )]
 async fn stream(
+    _: Allowed<StatisticsRead>,
     State(pool): State<PgPool>,
-    State(hub): State<Arc<Hub>>,
+    State(limits): State<Limits>,
+    stream: StreamRequest,
     Query(query): Query<StreamQuery>,
-    Extension(takeover): Extension<Takeover>,
-    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let mut metrics = Vec::new();
     match &query.metrics {
@@ -267,12 +268,13 @@ async fn stream(
     }
     let calendar = parse_calendar(query.resolution.as_deref().unwrap_or("minute"), query.timezone.as_deref())?;
     check_base_item(&pool, &metrics, query.base_item_id).await?;
-    let window = within("window", query.window.unwrap_or(DEFAULT_WINDOW), 1, MOST_BUCKETS)?;
+    let window =
+        within("window", query.window.unwrap_or(DEFAULT_WINDOW.min(limits.most_buckets())), 1, limits.most_buckets())?;
     let interval = match query.interval {
         Some(millis) => Some(Duration::from_millis(within("interval", millis, 1, LONGEST_INTERVAL_MILLIS)?)),
         None => None,
     };
-    let range = parse_range(calendar, query.from, query.to)?;
+    let range = parse_range(calendar, query.from, query.to, limits.most_buckets())?;
     let newest = Extent::Latest { from: None, to: None, limit: 1 };
     let mut series = Vec::new();
     for metric in metrics {
@@ -287,7 +289,7 @@ async fn stream(
             add(Calendar { resolution: Resolution::Second, zone: Tz::UTC }, newest.clone());
         }
     }
-    sse::stream(&hub, pool, Topic::new(series, Format::Events), &headers, interval, takeover)
+    stream.open(Topic::new(series, Format::Events), interval)
 }
 
 fn parse_metric(name: &str, field: &str) -> Result<Metric, Problem> {
@@ -328,6 +330,7 @@ fn parse_range(
     calendar: Calendar,
     from: Option<DateTime<Utc>>,
     to: Option<DateTime<Utc>>,
+    most_buckets: u32,
 ) -> Result<Option<Extent>, Problem> {
     check_order(from, to)?;
     let (from, to) = match (from, to) {
@@ -336,10 +339,10 @@ fn parse_range(
         (None, Some(_)) => return Err(Problem::field("from", "is needed where there is a to")),
         (None, None) => return Ok(None),
     };
-    if from < calendar.back(calendar.start_of(to - 1), MOST_BUCKETS - 1) {
-        return Err(Problem::field("from", format!("is more than {MOST_BUCKETS} buckets before to")));
+    if from < calendar.back(calendar.start_of(to - 1), most_buckets - 1) {
+        return Err(Problem::field("from", format!("is more than {most_buckets} buckets before to")));
     }
-    Ok(Some(Extent::Latest { from: Some(from), to: Some(to), limit: MOST_BUCKETS }))
+    Ok(Some(Extent::Latest { from: Some(from), to: Some(to), limit: most_buckets }))
 }
 
 fn within<N: Copy + PartialOrd + std::fmt::Display>(field: &str, value: N, least: N, most: N) -> Result<N, Problem> {
@@ -353,9 +356,4 @@ fn within<N: Copy + PartialOrd + std::fmt::Display>(field: &str, value: N, least
 fn end_covering(calendar: Calendar, moment: DateTime<Utc>) -> UnixMillis {
     let millis = moment.timestamp_millis() + i64::from(!moment.timestamp_subsec_micros().is_multiple_of(1000));
     calendar.end_of(calendar.start_of(millis - 1))
-}
-
-fn wants_events(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
-    accept.split(',').any(|range| range.split(';').next().unwrap_or("").trim() == "text/event-stream")
 }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::App;
 use super::document::{CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{Path, Query};
+use super::guard::{Allowed, LedgerRead, LedgerWrite};
 use super::problem::Problem;
 use super::records::{self, Accepted, CreateQuery, ListQuery, Turns};
 use crate::ledger::{self, NewTransfer, Page, Transfer, Writer};
@@ -23,7 +24,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 ///
 /// One from a JSON object, or many from a JSON array or NDJSON.
 #[utoipa::path(
-    post, path = "/transfers", operation_id = "create_transfers", tag = "ledger", params(CreateQuery),
+    post, path = "/transfers", operation_id = "create_transfers", tag = "ledger", security(("key" = ["ledger:write"])), params(CreateQuery),
     request_body(content((OneOrMany<NewTransfer> = "application/json"), (String = "application/x-ndjson"))),
     responses(
         (status = 201, description = "Created", body = Transfer, headers(("Location" = String, description = "Its path"))),
@@ -32,6 +33,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
     )
 )]
 async fn create(
+    _: Allowed<LedgerWrite>,
     State(pool): State<PgPool>,
     State(writer): State<Writer>,
     State(turns): State<Turns>,
@@ -43,18 +45,26 @@ async fn create(
 
 /// List transfers, newest first
 #[utoipa::path(
-    get, path = "/transfers", operation_id = "list_transfers", tag = "ledger", params(ListQuery),
+    get, path = "/transfers", operation_id = "list_transfers", tag = "ledger", security(("key" = ["ledger:read"])), params(ListQuery),
     responses((status = 200, description = "A page", body = Page<Transfer>), QueryProblems)
 )]
-async fn list(State(pool): State<PgPool>, Query(query): Query<ListQuery>) -> Result<Json<Page<Transfer>>, Problem> {
+async fn list(
+    _: Allowed<LedgerRead>,
+    State(pool): State<PgPool>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<Transfer>>, Problem> {
     Ok(Json(ledger::list(&pool, query.page()?).await?))
 }
 
 /// Get a transfer
 #[utoipa::path(
-    get, path = "/transfers/{id}", operation_id = "get_transfer", tag = "ledger", params(("id" = Uuid, Path)),
+    get, path = "/transfers/{id}", operation_id = "get_transfer", tag = "ledger", security(("key" = ["ledger:read"])), params(("id" = Uuid, Path)),
     responses((status = 200, description = "The transfer", body = Transfer), LookupProblems)
 )]
-async fn get(State(pool): State<PgPool>, Path(id): Path<Uuid>) -> Result<Json<Transfer>, Problem> {
+async fn get(
+    _: Allowed<LedgerRead>,
+    State(pool): State<PgPool>,
+    Path(id): Path<Uuid>,
+) -> Result<Json<Transfer>, Problem> {
     Ok(Json(ledger::get(&pool, id).await?))
 }

@@ -13,6 +13,7 @@ use crate::harness::{PATIENCE, eventually};
 pub struct Api {
     pub url: String,
     client: reqwest::Client,
+    key: Option<String>,
 }
 
 /// A status, and the body as JSON (null if it is none).
@@ -22,11 +23,20 @@ impl Api {
     pub fn new(url: String) -> Self {
         // Certificates are made for the run; tests about them look at them themselves.
         let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).build();
-        Self { url, client: client.expect("a client") }
+        Self { url, client: client.expect("a client"), key: None }
+    }
+
+    /// The same, for somebody who has this key.
+    pub fn with_key(&self, key: &str) -> Self {
+        Self { key: Some(key.to_owned()), ..self.clone() }
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("{}{path}", self.url))
+        let request = self.client.request(method, format!("{}{path}", self.url));
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
     }
 
     pub async fn send(request: RequestBuilder) -> Answer {
@@ -104,7 +114,7 @@ pub struct Events {
 }
 
 impl Events {
-    fn new(response: Response) -> Self {
+    pub fn new(response: Response) -> Self {
         Self { body: response.bytes_stream().boxed(), buffer: Vec::new() }
     }
 

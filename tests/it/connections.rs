@@ -90,7 +90,8 @@ async fn a_body_is_asked_for_when_the_client_expects_that() {
     let server = Server::start().await;
     let mut client = Client::connect(&server).await;
     let body = "{}\n{}\n";
-    let head = "POST /users HTTP/1.1\r\nhost: test\r\ncontent-type: application/x-ndjson\r\nexpect: 100-continue\r\n";
+    let head =
+        "POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\nexpect: 100-continue\r\n";
     client.send(&format!("{head}content-length: {}\r\n\r\n", body.len())).await;
     let interim = client.until("\r\n\r\n").await;
     assert!(interim.starts_with("HTTP/1.1 100 "), "{interim}");

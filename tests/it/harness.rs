@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use newcycle::auth::{self, Authority};
 use newcycle::database::Database;
 use newcycle::database::embedded::{Durability, EmbeddedPostgres, Endpoint, Settings};
 use newcycle::server;
@@ -163,7 +164,7 @@ impl Server {
     /// With a database of its own, and not as one is by default.
     pub async fn with_settings(settings: server::Settings) -> Self {
         let name = new_database().await;
-        Self::serve(&name, connect(&name).await, settings).await
+        Self::limited(&name, auth::Settings::default(), settings).await
     }
 
     /// One more on an existing database.
@@ -174,17 +175,28 @@ impl Server {
 
     /// One that reaches the database in its own way.
     pub async fn with(name: &str, database: Database) -> Self {
-        Self::serve(name, database, server::Settings::default()).await
+        Self::serve(name, database, auth::Settings::default(), server::Settings::default()).await
     }
 
-    async fn serve(name: &str, database: Database, settings: server::Settings) -> Self {
+    /// One that lets in whom these settings say.
+    pub async fn guarded(name: &str, auth: auth::Settings) -> Self {
+        Self::limited(name, auth, server::Settings::default()).await
+    }
+
+    /// One that also gives no more than these settings say.
+    pub async fn limited(name: &str, auth: auth::Settings, settings: server::Settings) -> Self {
+        Self::serve(name, connect(name).await, auth, settings).await
+    }
+
+    async fn serve(name: &str, database: Database, auth: auth::Settings, settings: server::Settings) -> Self {
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let task = tokio::spawn(async move {
-            server::run(&database, vec![listener], settings, token).await.expect("the server runs");
+            let authority = Authority::load(database.own_pool.clone(), auth).await.expect("the keys can be read");
+            server::run(&database, vec![listener], authority, settings, token).await.expect("the server runs");
             database.close().await;
         });
         let server = Self {

@@ -21,7 +21,7 @@ fn settings(change: impl FnOnce(&mut Settings)) -> Settings {
 #[tokio::test]
 async fn a_head_that_does_not_come_to_its_end_is_answered_408() {
     let server = Server::with_settings(settings(|it| it.connections.header_timeout = SHORT)).await;
-    for half in ["G", "GET /livez HTTP/1.1\r\n", "GET /livez HTTP/1.1\r\nhost: test\r\n"] {
+    for half in ["G", "GET /livez HTTP/1.1\r\n", "GET /livez HTTP/1.1\r\nhost: localhost\r\n"] {
         let mut client = Client::connect(&server).await;
         client.send(half).await;
         let answer = client.rest().await;
@@ -56,7 +56,7 @@ async fn a_connection_that_was_used_rests_for_longer_than_a_head_may_take() {
     kept.until(r#"{"status":"ok"}"#).await;
     // A body that nobody wants, and the rest of it after the answer.
     let mut refused = Client::connect(&server).await;
-    let head = "POST /users HTTP/1.1\r\nhost: test\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\n{}";
+    let head = "POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\n{}";
     refused.send(head).await;
     refused.until("urn:newcycle:problem:unsupported-media-type").await;
     // One who says nothing is ended after them.
@@ -78,7 +78,7 @@ async fn a_body_that_stops_coming_is_answered_408_and_nothing_of_it_stays() {
         ("application/x-ndjson", "{}\n{}\n"),
     ] {
         let mut client = Client::connect(&server).await;
-        let head = format!("POST /users HTTP/1.1\r\nhost: test\r\ncontent-type: {media_type}\r\n");
+        let head = format!("POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: {media_type}\r\n");
         client.send(&format!("{head}content-length: 1000\r\n\r\n{begin}")).await;
         let answer = client.rest().await.to_lowercase();
         assert!(answer.starts_with("http/1.1 408 request timeout\r\n"), "{media_type} {begin:?}: {answer}");

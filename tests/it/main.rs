@@ -2,6 +2,7 @@
 
 #![expect(unreachable_pub, reason = "the modules of one test binary")]
 
+mod access;
 mod api;
 mod append_only;
 mod assets;
@@ -13,8 +14,11 @@ mod counts;
 mod demo;
 mod embedded;
 mod exactness;
+mod guard;
 mod harness;
+mod identity_provider;
 mod import;
+mod keys;
 mod ledger;
 mod limits;
 mod notifications;
@@ -24,7 +28,10 @@ mod plans;
 mod ranges;
 mod reporting;
 mod service;
+mod sessions;
+mod shares;
 mod smoke;
 mod tls;
+mod tokens;
 mod upgrade;
 mod writer;

@@ -14,6 +14,7 @@ const FIRST_VISIT: View = {
   kiosk: false,
   subject: undefined,
   at: undefined,
+  signIn: false,
 };
 
 test('the address names all that is shown', () => {
@@ -59,6 +60,7 @@ test.each<Partial<View>>([
   { range: { kind: 'between', from: Date.UTC(2026, 1, 3), to: Date.UTC(2026, 1, 3, 1) }, baseItem: 'b' },
   { page: 'explore', subject: { kind: 'item', id: 'i' }, at: Date.UTC(2026, 1, 3) },
   { page: 'explore', subject: { kind: 'user', id: 'u' } },
+  { page: 'explore', signIn: true },
 ])('a view is read from the address as it was written: %j', (changes) => {
   const view = { ...FIRST_VISIT, ...changes };
   expect(viewIn(withView(page('?resolution=day&timezone=Asia/Tokyo&user=x'), view))).toEqual(view);

@@ -19,6 +19,8 @@ export interface View {
   readonly subject: Subject | undefined;
   /** The moment at which it is shown (milliseconds since 1970); now, unless one is chosen. */
   readonly at: number | undefined;
+  /** Whether somebody wants to sign in, and then to see all this. */
+  readonly signIn: boolean;
 }
 
 /** How series are shown: as pictures, or as the figures in them. */
@@ -41,6 +43,7 @@ const BASE_ITEM = 'base_item_id';
 const DISPLAY = 'display';
 const KIOSK = 'kiosk';
 const AT = 'at';
+const SIGN_IN = 'sign_in';
 
 /** The view that an address asks for; what it does not say, or says wrongly, is as on a first visit. */
 export function viewIn(address: URL): View {
@@ -58,6 +61,7 @@ export function viewIn(address: URL): View {
     kiosk: address.searchParams.has(KIOSK),
     subject: subjectOf(said('item'), said('user')),
     at: momentOf(said(AT)),
+    signIn: address.searchParams.has(SIGN_IN),
   };
 }
 
@@ -82,6 +86,7 @@ export function withView(address: URL, view: View): URL {
   say('item', subject?.kind === 'item' ? subject.id : undefined);
   say('user', subject?.kind === 'user' ? subject.id : undefined);
   say(AT, view.at === undefined ? undefined : new Date(view.at).toISOString());
+  say(SIGN_IN, view.signIn ? '1' : undefined);
   return changed;
 }
 

@@ -20,3 +20,15 @@ export interface Page<Row> {
   data: Row[];
   next_page_token: string | null;
 }
+
+/** One thing that a caller may do. */
+export type Scope =
+  'ledger:write' | 'ledger:read' | 'statistics:read' | 'exports' | 'streams:manage' | 'admin';
+
+/** Who asks, and what this very request may do. */
+export interface SessionStatus {
+  authentication: 'required' | 'open';
+  public_statistics: boolean;
+  caller: { name: string; kind: 'key' | 'session' | 'token'; expires_at: string | null } | null;
+  scopes: Scope[];
+}

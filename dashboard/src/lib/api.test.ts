@@ -56,6 +56,17 @@ describe('the API', () => {
     ]);
   });
 
+  test('begins a session by POST, with the key in the body alone, and ends it', async () => {
+    const { api, requests } = answering(() => Response.json({ scopes: [] }, { status: 201 }));
+    await api.signIn('nck_secret');
+    expect(requests[0]?.url).toBe('http://newcycle.test/session');
+    expect(requests[0]?.init).toMatchObject({ method: 'POST', body: '{"key":"nck_secret"}' });
+
+    const ending = answering(() => new Response(null, { status: 204 }));
+    await ending.api.signOut();
+    expect(ending.requests[0]?.init?.method).toBe('DELETE');
+  });
+
   test('asks about now, or about a moment', async () => {
     const { api, requests } = answering(() => Response.json({}));
     await api.owner('i-1', undefined);

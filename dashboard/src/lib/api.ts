@@ -10,6 +10,7 @@ import type {
   NewUser,
   Owner,
   Page,
+  SessionStatus,
   Transfer,
   User,
 } from './api-types';
@@ -45,26 +46,31 @@ export interface Api {
   holdings(userId: string, at: number | undefined, page: PageRequest): Promise<Page<Item>>;
   /** Whose events there are from one moment until another: the first so many base items, and the rest. */
   breakdown(metric: Metric, range: { from: number; to: number }, limit: number): Promise<Breakdown>;
+  /** Who asks, and what they may do. */
+  session(): Promise<SessionStatus>;
+  /** Begins a session in exchange for a key; a problem of status 401 where nobody has such a key. */
+  signIn(key: string): Promise<SessionStatus>;
+  /** Ends the session, if there is one. */
+  signOut(): Promise<void>;
 }
 
 // Answers come within milliseconds. A connection that died in silence would keep the page waiting for minutes.
 const PATIENCE_MS = 15_000;
 
 const UNREACHABLE = 'The server could not be reached.';
-const UNSAVED = 'Nothing is known to have been saved.';
+const UNSAVED = `${UNREACHABLE} Nothing is known to have been saved.`;
 
 /** A client for the server at `base`; the empty string is the page's own origin. */
 export function createApi(base = '', send: typeof fetch = (input, init) => fetch(input, init)): Api {
-  async function request(path: string, options: RequestInit): Promise<unknown> {
+  async function request(path: string, options: RequestInit, unanswered = UNREACHABLE): Promise<unknown> {
     let response: Response;
     try {
       response = await send(base + path, options);
     } catch {
-      throw new ProblemError(
-        unreachable(options.method === 'POST' ? `${UNREACHABLE} ${UNSAVED}` : UNREACHABLE),
-      );
+      throw new ProblemError(unreachable(unanswered));
     }
     if (!response.ok) throw new ProblemError(await problemOf(response));
+    if (response.status === 204) return undefined;
     try {
       return await response.json();
     } catch {
@@ -74,11 +80,7 @@ export function createApi(base = '', send: typeof fetch = (input, init) => fetch
 
   // The rows' shapes are promised by the server's OpenAPI document, which is why they are not checked again here.
   const create = async <Row>(path: string, body: object) =>
-    (await request(path, {
-      method: 'POST',
-      headers: { accept: 'application/json', 'content-type': 'application/json' },
-      body: JSON.stringify(body),
-    })) as Row;
+    (await request(path, posted(body), UNSAVED)) as Row;
 
   const read = async <Answer>(path: string, query: Query = {}) => {
     const said = Object.entries(query).flatMap(([name, value]) =>
@@ -87,7 +89,7 @@ export function createApi(base = '', send: typeof fetch = (input, init) => fetch
     const search = said.length === 0 ? '' : `?${new URLSearchParams(said).toString()}`;
     return (await request(path + search, {
       headers: { accept: 'application/json' },
-      signal: AbortSignal.timeout(PATIENCE_MS),
+      ...patiently(),
     })) as Answer;
   };
 
@@ -122,7 +124,25 @@ export function createApi(base = '', send: typeof fetch = (input, init) => fetch
         to: new Date(to).toISOString(),
         limit,
       }),
+    session: () => read<SessionStatus>('/session'),
+    signIn: async (key) =>
+      (await request('/session', { ...posted({ key }), ...patiently() })) as SessionStatus,
+    signOut: async () => {
+      await request('/session', { method: 'DELETE', ...patiently() });
+    },
   };
+}
+
+function posted(body: object): RequestInit {
+  return {
+    method: 'POST',
+    headers: { accept: 'application/json', 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  };
+}
+
+function patiently(): RequestInit {
+  return { signal: AbortSignal.timeout(PATIENCE_MS) };
 }
 
 type Query = Readonly<Record<string, string | number | undefined>>;

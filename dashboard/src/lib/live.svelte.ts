@@ -4,7 +4,7 @@ import type { View } from './address';
 import { ServerClock } from './clock';
 import { StreamConnection, type ConnectionStatus } from './connection';
 import { knowsBaseItems, METRICS, type Metric } from './metric';
-import { problemOf } from './problem';
+import { isDenied, problemOf } from './problem';
 import { FixedFraming, MovingFraming, windowLength } from './range';
 import { Series, type Bucket, type SeriesView } from './series';
 import { streamUrl, type SeriesName, type StreamMessage } from './stream-messages';
@@ -97,8 +97,16 @@ export class LiveStatistics {
   readonly #stopWaking: () => void;
   #rollover: ReturnType<typeof setTimeout> | undefined;
   #showing: ReturnType<typeof setTimeout> | undefined;
+  #closed = false;
 
-  constructor({ resolution, zone, range, baseItem }: Watched) {
+  /**
+   * `ondoubt` is called when the server may take the reader for somebody else than before: when it has refused the
+   * stream, and when the stream is back after it broke off.
+   */
+  constructor(
+    { resolution, zone, range, baseItem }: Watched,
+    private readonly ondoubt: () => void = () => undefined,
+  ) {
     const metrics = METRICS.filter((metric) => baseItem === undefined || knowsBaseItems(metric));
     const length = windowLength(range, resolution);
     const moving = new MovingFraming(resolution, zone, length);
@@ -127,9 +135,12 @@ export class LiveStatistics {
         this.#take(message);
       },
       status: (status) => {
+        const isBack = this.status === 'reconnecting';
         this.status = status;
+        if (isBack) this.ondoubt();
       },
       refused: () => {
+        this.ondoubt();
         void this.#askWhy();
       },
     });
@@ -139,6 +150,7 @@ export class LiveStatistics {
   }
 
   close(): void {
+    this.#closed = true;
     this.#stopWaking();
     clearTimeout(this.#rollover);
     clearTimeout(this.#showing);
@@ -190,7 +202,8 @@ export class LiveStatistics {
         headers: { accept: 'text/event-stream' },
         signal: asking.signal,
       });
-      if (!response.ok) {
+      // Who may read what is the session's to say.
+      if (!response.ok && !isDenied(response.status)) {
         const { title, detail, errors } = await problemOf(response);
         this.refusal = errors.map(({ detail: words }) => words).join('; ') || (detail ?? title);
       }
@@ -224,6 +237,7 @@ export class LiveStatistics {
 
   #scheduleRollover(): void {
     clearTimeout(this.#rollover);
+    if (this.#closed) return;
     const now = this.#clock.now();
     const changes = Math.min(...Object.values(this.#series).map((series) => series.changesAt(now)));
     this.#rollover = setTimeout(

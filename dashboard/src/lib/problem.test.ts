@@ -24,6 +24,21 @@ describe('the problem of a response', () => {
     });
   });
 
+  test('says when to try again', async () => {
+    const busy = new Response('{"detail": "Too many."}', {
+      status: 429,
+      statusText: 'Too Many Requests',
+      headers: { 'content-type': 'application/problem+json', 'retry-after': '7' },
+    });
+    expect(await problemOf(busy)).toEqual({
+      title: 'Too Many Requests',
+      status: 429,
+      detail: 'Too many.',
+      retryAfter: 7,
+      errors: [],
+    });
+  });
+
   test.each([
     ['<h1>Bad Gateway</h1>', 'text/html'],
     ['{"broken', 'application/json'],

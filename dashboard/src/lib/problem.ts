@@ -11,6 +11,8 @@ export interface Problem {
   /** 0 where no response came at all. */
   readonly status: number;
   readonly requestId?: string;
+  /** After so many seconds it is worth another try. */
+  readonly retryAfter?: number;
   readonly errors: readonly FieldError[];
 }
 
@@ -33,10 +35,12 @@ export class ProblemError extends Error {
 
 /** Reads the problem out of a failed response. A proxy in between may answer with anything at all. */
 export async function problemOf(response: Response): Promise<Problem> {
+  const retryAfter = Number.parseInt(response.headers.get('retry-after') ?? '', 10);
   const fallback: Problem = {
     title: response.statusText === '' ? 'The request failed' : response.statusText,
     status: response.status,
     errors: [],
+    ...(retryAfter > 0 && { retryAfter }),
   };
   if (!(response.headers.get('content-type') ?? '').includes('json')) return fallback;
   try {
@@ -44,6 +48,11 @@ export async function problemOf(response: Response): Promise<Problem> {
   } catch {
     return fallback;
   }
+}
+
+/** Whether a response's status says that the caller is unknown, or may not do this. */
+export function isDenied(status: number): boolean {
+  return status === 401 || status === 403;
 }
 
 /** The problem of a request that got no response. */
@@ -82,6 +91,7 @@ function readProblem(body: unknown, fallback: Problem): Problem {
   if (!isRecord(body)) return fallback;
   const { title, detail, status, request_id: requestId, errors } = body;
   return {
+    ...fallback,
     title: typeof title === 'string' ? title : fallback.title,
     status: typeof status === 'number' ? status : fallback.status,
     errors: Array.isArray(errors) ? errors.filter(isFieldError) : [],

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Certificate, Client, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -58,10 +59,19 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// The server at an address, with so many connections to keep. With https://, its certificate must come from whom the
+    /// The server at an address, with a key if it takes one, and so many connections to keep. With https://, its certificate must come from whom the
     /// system trusts, or those in the file.
-    pub(super) fn new(url: &Url, trusted: Option<&PathBuf>, connections: usize) -> Result<Self, CommandError> {
+    pub(super) fn new(
+        url: &Url,
+        key: Option<&str>,
+        trusted: Option<&PathBuf>,
+        connections: usize,
+    ) -> Result<Self, CommandError> {
         let client = Client::builder().timeout(TIMEOUT).pool_max_idle_per_host(connections);
+        let client = match key.filter(|key| !key.is_empty()) {
+            Some(key) => client.default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer(key)?)])),
+            None => client,
+        };
         let client = match trusted {
             Some(path) => client.tls_certs_merge(certificates(path)?),
             // Without TLS nobody needs to be trusted: a system that has no list of whom to trust will do.
@@ -106,10 +116,12 @@ impl Server {
         let problem = serde_json::from_slice(&body).map(|problem: Problem| format!(": {}", problem.detail));
         let text = format!("{status}{}", problem.unwrap_or_default());
         Err(match status {
-            // The last two are what a proxy says of a server that is away.
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
-                Failure::Away(text)
-            }
+            // A proxy says the second and the third of a server that is away; and the last one is over soon.
+            StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::GATEWAY_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS => Failure::Away(text),
+            StatusCode::UNAUTHORIZED => Failure::Refused(format!("{text} (the demo takes a key from NEWCYCLE_KEY)")),
             _ => Failure::Refused(text),
         })
     }
@@ -124,6 +136,13 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
     } else {
         Ok(certificates)
     }
+}
+
+fn bearer(key: &str) -> Result<HeaderValue, CommandError> {
+    let value: Result<HeaderValue, _> = format!("Bearer {key}").parse();
+    let mut value = value.map_err(|_| "the key has characters that no key has")?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {

@@ -1,0 +1,169 @@
+//! The guard before every route but those for health checks: who is it, may they come in at all, and so often?
+//!
+//! What a request must be allowed to is said by its handler, in its signature: [`Allowed`].
+
+mod allowed;
+mod origin;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+pub(super) use allowed::{Allowed, FiguresRead, LedgerRead, LedgerWrite, StatisticsRead};
+pub(super) use origin::SameOrigin;
+
+use super::connection::Transport;
+use super::cookie;
+use super::problem::{Kind, Problem};
+use super::rate::{RateLimits, RateSettings, TrustedProxies, Verdict, client_address, forwarded_https};
+use crate::auth::{Authority, Caller, Presented, Refusal};
+
+/// A request too many is answered after this: who does not wait, but asks again at once, has ten answers a second on a
+/// connection, and leaves the server to others.
+const REFUSAL_DELAY: Duration = Duration::from_millis(100);
+
+/// What the guard found out about a request. Handlers get it as an `Extension`.
+#[derive(Clone, Debug)]
+pub(super) struct Admitted {
+    pub(super) caller: Caller,
+    /// Whose streams these are, where that is counted: the same key or subject, or else the same address. Nobody's while
+    /// everybody may do everything.
+    pub(super) holder: Option<Arc<str>>,
+    /// Whether nobody could read along, as far as the last trusted proxy.
+    pub(super) is_encrypted: bool,
+    has_public_statistics: bool,
+}
+
+/// What the guard goes by.
+#[derive(Clone, Debug)]
+pub(super) struct Guard {
+    authority: Authority,
+    rates: RateLimits,
+    proxies: TrustedProxies,
+    refused: Family<Refused, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    status: u16,
+}
+
+/// Lets a request in, or answers it.
+pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    let mut verdicts = Verdicts::default();
+    let transport = request.extensions().get::<Transport>().copied();
+    let mut response = match guard.admit(request.method(), request.headers(), transport, &mut verdicts).await {
+        Ok(admitted) => {
+            request.extensions_mut().insert(admitted);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    };
+    guard.rates.tell(verdicts.key, verdicts.address, response.headers_mut());
+    let status = response.status();
+    if matches!(status.as_u16(), 401 | 403 | 421 | 429) {
+        guard.refused.get_or_create(&Refused { status: status.as_u16() }).inc();
+    }
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        tokio::time::sleep(REFUSAL_DELAY).await;
+    }
+    response
+}
+
+/// What the rate limits say about a request, as far as they were asked.
+#[derive(Clone, Copy, Debug, Default)]
+struct Verdicts {
+    key: Option<Verdict>,
+    address: Option<Verdict>,
+}
+
+impl Guard {
+    /// One that goes by these settings.
+    pub(super) fn new(authority: Authority, rates: RateSettings, registry: &mut Registry) -> Self {
+        let refused = Family::default();
+        registry.register(
+            "refused_requests",
+            "Requests that the guard did not let in, by status",
+            Family::clone(&refused),
+        );
+        Self { authority, rates: RateLimits::new(&rates), proxies: rates.trusted_proxies, refused }
+    }
+
+    async fn admit(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        transport: Option<Transport>,
+        verdicts: &mut Verdicts,
+    ) -> Result<Admitted, Problem> {
+        let Some(Transport { peer, is_encrypted }) = transport else {
+            return Err(Problem::new(Kind::Internal, "this request came by no connection"));
+        };
+        let address = client_address(peer.ip(), headers, &self.proxies);
+        verdicts.address = self.rates.check_address(address);
+        let too_many = |detail: &str| Problem::new(Kind::TooManyRequests, detail);
+        if verdicts.address.is_some_and(|verdict| !verdict.is_allowed) {
+            return Err(too_many(
+                "Your address has sent as many requests as it may: come again after Retry-After seconds",
+            ));
+        }
+        if self.authority.is_for_this_machine_only() && !origin::names_this_machine(headers) {
+            return Err(Problem::new(
+                Kind::Misdirected,
+                "While nobody has to say who they are this server answers to localhost and 127.0.0.1 only: create a key \
+                with `newcycle keys create`, or let everybody in with NEWCYCLE_AUTHENTICATION=off",
+            ));
+        }
+        let caller = self.caller(method, headers).await?;
+        if let Some(identity) = &caller.identity {
+            verdicts.key = self.rates.check_key(&identity.id);
+        }
+        if verdicts.key.is_some_and(|verdict| !verdict.is_allowed) {
+            return Err(too_many("Your key has sent as many requests as it may: come again after Retry-After seconds"));
+        }
+        let holder = match &caller.identity {
+            Some(identity) => Some(Arc::clone(&identity.id)),
+            None if self.authority.is_open() => None,
+            None => Some(format!("address:{address}").into()),
+        };
+        Ok(Admitted {
+            caller,
+            holder,
+            is_encrypted: is_encrypted || forwarded_https(peer.ip(), headers, &self.proxies),
+            has_public_statistics: self.authority.has_public_statistics(),
+        })
+    }
+
+    async fn caller(&self, method: &Method, headers: &HeaderMap) -> Result<Caller, Problem> {
+        let session = cookie::session(headers).filter(|_| origin::is_of_this_origin(method, headers));
+        let presented = match (bearer(headers)?, &session) {
+            (Some(bearer), _) => Presented::Bearer(bearer),
+            (None, Some(session)) => Presented::Session(session),
+            (None, None) => Presented::Nothing,
+        };
+        match self.authority.authenticate(presented).await {
+            Ok(caller) => Ok(caller),
+            // Browsers send a cookie whether it is still good or not: its owner is then a stranger again.
+            Err(Refusal::SessionEnded) => Ok(self.authority.authenticate(Presented::Nothing).await?),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+}
+
+/// The key or token of the request.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let bearer = value.to_str().ok().and_then(|value| value.split_once(' '));
+    match bearer {
+        Some((scheme, text)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(text.trim())),
+        _ => Err(Problem::new(Kind::InvalidCredentials, "Send the key as `Authorization: Bearer nck_…`")),
+    }
+}
