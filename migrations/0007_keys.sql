@@ -1,9 +1,9 @@
 -- Who may do what: API keys, and the sessions of browsers that signed in with one.
 --
 -- Each server keeps a copy of these tables in memory, so that no request asks the database who it is from, and looks once a
--- second whether `auth.state` says that something changed.
+-- second whether `access.state` says that something changed.
 
-create schema auth;
+create schema access;
 
 -- A key is `nck_<id>_<secret>`. Its secret is 260 random bits, so a plain SHA-256 is as good here as a slow hash, which is
 -- for passwords, that can be guessed. Who reads this table cannot use a key.
@@ -12,7 +12,7 @@ create schema auth;
 -- `previous_expires_at`, so that services can go over to the new one.
 --
 -- Keys are revoked, never deleted: the list of them says what was once allowed.
-create table auth.keys (
+create table access.keys (
     id text not null,
     name text not null,
     scopes text[] not null,
@@ -37,7 +37,7 @@ create table auth.keys (
 
 -- A session ends with the secret that it was signed in with: a key that leaked and is rotated takes the sessions along
 -- that a thief may have.
-create table auth.sessions (
+create table access.sessions (
     id text not null,
     secret_hash bytea not null,
     key_id text not null,
@@ -45,26 +45,26 @@ create table auth.sessions (
     created_at timestamptz not null default now(),
     expires_at timestamptz not null,
     constraint sessions_pkey primary key (id),
-    constraint sessions_key_id_fkey foreign key (key_id) references auth.keys (id),
+    constraint sessions_key_id_fkey foreign key (key_id) references access.keys (id),
     constraint sessions_secret_hash_is_sha256 check (octet_length(secret_hash) = 32)
 );
-create index sessions_key_id_idx on auth.sessions (key_id, created_at);
+create index sessions_key_id_idx on access.sessions (key_id, created_at);
 
 -- Counts changes of both tables. Whoever changes one of them holds this row until the commit, so a higher number includes
 -- everything that a lower one did.
-create table auth.state (
+create table access.state (
     one_row boolean not null default true,
     version bigint not null,
     constraint state_pkey primary key (one_row),
     constraint state_has_one_row check (one_row)
 );
-insert into auth.state (version) values (1);
+insert into access.state (version) values (1);
 
-create function auth.note_change() returns trigger
+create function access.note_change() returns trigger
 language plpgsql
 as $$
 begin
-    update auth.state set version = version + 1;
+    update access.state set version = version + 1;
     return null;
 end
 $$;
@@ -73,13 +73,13 @@ $$;
 create trigger note_change
 after insert or delete or truncate
 or update of name, scopes, secret_hash, previous_secret_hash, previous_expires_at, expires_at, revoked_at
-on auth.keys
-for each statement execute function auth.note_change();
+on access.keys
+for each statement execute function access.note_change();
 
 create trigger note_change
 after insert or delete or truncate or update
-on auth.sessions
-for each statement execute function auth.note_change();
+on access.sessions
+for each statement execute function access.note_change();
 
 -- Those who report have no business here.
-revoke all on schema auth from public;
+revoke all on schema access from public;

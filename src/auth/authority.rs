@@ -61,20 +61,23 @@ pub enum Presented<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It has the form neither of a key nor of a token.
-    #[error("this is not a key: keys begin with nck_ and have 69 characters; look whether it was copied as a whole")]
+    #[error("This is not a key: keys begin with nck_ and have 69 characters; look whether it was copied as a whole")]
     Malformed,
     /// No such key.
-    #[error("this key is not valid")]
+    #[error("This key is not valid")]
     Unknown,
     /// The key was good up to then.
-    #[error("this key expired at {}", .0.to_rfc3339_opts(SecondsFormat::Secs, true))]
+    #[error("This key expired at {}", .0.to_rfc3339_opts(SecondsFormat::Secs, true))]
     Expired(DateTime<Utc>),
     /// The key was good until somebody ended it.
-    #[error("this key was revoked")]
+    #[error("This key was revoked")]
     Revoked,
     /// The session is over.
-    #[error("the session has ended: sign in again")]
+    #[error("The session has ended: sign in again")]
     SessionEnded,
+    /// Nobody can say.
+    #[error("Whether this is good cannot be looked up at the moment")]
+    Unavailable,
     /// The token is not good.
     #[error("{}", .0.public_description())]
     Token(#[from] TokenError),
@@ -161,7 +164,10 @@ impl Authority {
             }
             Presented::Session(text) => {
                 let secret = Secret::of_session(text).ok_or(Refusal::SessionEnded)?;
-                let session = self.0.registry.session(&secret).await.map_err(|_| Refusal::SessionEnded)?;
+                let session = self.0.registry.session(&secret).await.map_err(|rejected| match rejected {
+                    Rejected::Unavailable => Refusal::Unavailable,
+                    Rejected::Unknown | Rejected::Expired(_) | Rejected::Revoked => Refusal::SessionEnded,
+                })?;
                 Ok(Caller::with(&session, IdentityKind::Session))
             }
         }
@@ -175,7 +181,11 @@ impl Authority {
         let expires_at = credential.expires_at.map_or(longest, |at| at.min(longest));
         let session = sessions::begin(pool, secret.id(), credential.key_secret, expires_at).await?;
         self.0.registry.refresh().await.map_err(KeyError::from)?;
-        let begun = self.0.registry.session(&session).await.map_err(|_| Refusal::SessionEnded)?;
+        let Ok(begun) = self.0.registry.session(&session).await else {
+            // The key has ended since this server last looked.
+            self.0.registry.key(&secret).await.map_err(Refusal::from)?;
+            return Err(Refusal::SessionEnded.into());
+        };
         Ok((session, expires_at, Caller::with(&begun, IdentityKind::Session)))
     }
 
@@ -231,6 +241,7 @@ impl From<Rejected> for Refusal {
             Rejected::Unknown => Self::Unknown,
             Rejected::Expired(at) => Self::Expired(at),
             Rejected::Revoked => Self::Revoked,
+            Rejected::Unavailable => Self::Unavailable,
         }
     }
 }

@@ -62,7 +62,7 @@ pub async fn create(
 ) -> Result<(Key, Secret), KeyError> {
     let secret = Secret::generate()?;
     let key = sqlx::query_as(
-        "insert into auth.keys (id, name, scopes, secret_hash, expires_at) values ($1, $2, $3, $4, $5) returning *",
+        "insert into access.keys (id, name, scopes, secret_hash, expires_at) values ($1, $2, $3, $4, $5) returning *",
     )
     .bind(secret.id())
     .bind(name)
@@ -76,14 +76,14 @@ pub async fn create(
 
 /// All keys, oldest first.
 pub async fn list(pool: &PgPool) -> Result<Vec<Key>, KeyError> {
-    Ok(sqlx::query_as("select * from auth.keys order by created_at, id").fetch_all(pool).await?)
+    Ok(sqlx::query_as("select * from access.keys order by created_at, id").fetch_all(pool).await?)
 }
 
 /// Replaces the secret of a key. The one before is taken until then; the one before that no more.
 pub async fn rotate(pool: &PgPool, id: &str, previous_until: DateTime<Utc>) -> Result<(Key, Secret), KeyError> {
     let secret = Secret::regenerate(id)?;
     let rotated = sqlx::query_as(
-        "update auth.keys
+        "update access.keys
         set previous_secret_hash = case when $3 > now() then secret_hash end,
             previous_expires_at = case when $3 > now() then $3 end,
             secret_hash = $2,
@@ -102,7 +102,7 @@ pub async fn rotate(pool: &PgPool, id: &str, previous_until: DateTime<Utc>) -> R
 /// Sets when a key ends by itself, or that it does not.
 pub async fn expire(pool: &PgPool, id: &str, expires_at: Option<DateTime<Utc>>) -> Result<Key, KeyError> {
     let expiring =
-        sqlx::query_as("update auth.keys set expires_at = $2 where id = $1 and revoked_at is null returning *")
+        sqlx::query_as("update access.keys set expires_at = $2 where id = $1 and revoked_at is null returning *")
             .bind(id)
             .bind(expires_at)
             .fetch_optional(pool)
@@ -113,7 +113,7 @@ pub async fn expire(pool: &PgPool, id: &str, expires_at: Option<DateTime<Utc>>) 
 /// Ends a key for good. Doing so again changes nothing.
 pub async fn revoke(pool: &PgPool, id: &str) -> Result<Key, KeyError> {
     let revoked =
-        sqlx::query_as("update auth.keys set revoked_at = coalesce(revoked_at, now()) where id = $1 returning *")
+        sqlx::query_as("update access.keys set revoked_at = coalesce(revoked_at, now()) where id = $1 returning *")
             .bind(id)
             .fetch_optional(pool)
             .await?;
@@ -126,7 +126,7 @@ async fn changed(pool: &PgPool, id: &str, key: Option<Key>) -> Result<Key, KeyEr
         return Ok(key);
     }
     let exists: bool =
-        sqlx::query_scalar("select exists (select from auth.keys where id = $1)").bind(id).fetch_one(pool).await?;
+        sqlx::query_scalar("select exists (select from access.keys where id = $1)").bind(id).fetch_one(pool).await?;
     let id = id.to_owned();
     Err(if exists { KeyError::Revoked { id } } else { KeyError::NotFound { id } })
 }

@@ -57,6 +57,8 @@ pub(super) enum Rejected {
     Expired(DateTime<Utc>),
     /// It was good until somebody ended it.
     Revoked,
+    /// The database, which alone may know it, cannot be asked.
+    Unavailable,
 }
 
 /// A shared handle.
@@ -67,8 +69,15 @@ pub(super) struct Registry {
     known: RwLock<Arc<Known>>,
     /// Ends when there is a key for the first time.
     first_key: CancellationToken,
-    /// When the last refresh began. Held while one goes on: those who wait for it need none of their own.
-    refreshed: Mutex<Option<Instant>>,
+    /// Held while a refresh goes on: those who wait for it need none of their own.
+    refreshed: Mutex<Option<Refresh>>,
+}
+
+/// The last refresh.
+#[derive(Clone, Copy, Debug)]
+struct Refresh {
+    began: Instant,
+    has_succeeded: bool,
 }
 
 /// What the database held at a version.
@@ -108,8 +117,11 @@ impl Registry {
     async fn find(&self, find: impl Fn(&Known) -> Result<Credential, Rejected>) -> Result<Credential, Rejected> {
         let mut found = find(&self.known());
         if found.as_ref().err() == Some(&Rejected::Unknown) {
-            self.refresh_for_unknown().await;
+            let is_up_to_date = self.refresh_for_unknown().await;
             found = find(&self.known());
+            if !is_up_to_date && found.as_ref().err() == Some(&Rejected::Unknown) {
+                found = Err(Rejected::Unavailable);
+            }
         }
         let credential = found?;
         credential.key.used.store(true, Ordering::Relaxed);
@@ -147,30 +159,36 @@ impl Registry {
     /// Reads everything again if something changed.
     pub(super) async fn refresh(&self) -> Result<(), sqlx::Error> {
         let mut refreshed = self.refreshed.lock().await;
-        *refreshed = Some(Instant::now());
-        self.read_changes().await
+        self.refresh_now(&mut refreshed).await
     }
 
-    /// The same, unless somebody else did so since this was called; and not too often.
-    async fn refresh_for_unknown(&self) {
+    /// The same, unless somebody else did so since this was called; and not too often. Whether it succeeded.
+    async fn refresh_for_unknown(&self) -> bool {
         let called = Instant::now();
         let mut refreshed = self.refreshed.lock().await;
-        if refreshed.is_some_and(|at| at >= called) {
-            return;
+        match *refreshed {
+            Some(last) if last.began >= called => return last.has_succeeded,
+            Some(last) => sleep_until(last.began + SHORTEST_REFRESH_INTERVAL).await,
+            None => {}
         }
-        if let Some(at) = *refreshed {
-            sleep_until(at + SHORTEST_REFRESH_INTERVAL).await;
+        let outcome = self.refresh_now(&mut refreshed).await;
+        if let Err(error) = &outcome {
+            tracing::debug!(error = error as &dyn std::error::Error, "an unknown key could not be looked up");
         }
-        *refreshed = Some(Instant::now());
-        if let Err(error) = self.read_changes().await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "an unknown key could not be looked up");
-        }
+        outcome.is_ok()
+    }
+
+    async fn refresh_now(&self, refreshed: &mut Option<Refresh>) -> Result<(), sqlx::Error> {
+        let began = Instant::now();
+        let outcome = self.read_changes().await;
+        *refreshed = Some(Refresh { began, has_succeeded: outcome.is_ok() });
+        outcome
     }
 
     async fn read_changes(&self) -> Result<(), sqlx::Error> {
         let before = self.known();
         let reading = async {
-            let version: i64 = sqlx::query_scalar("select version from auth.state").fetch_one(&self.pool).await?;
+            let version: i64 = sqlx::query_scalar("select version from access.state").fetch_one(&self.pool).await?;
             if version == before.version { Ok(None) } else { Known::load(&self.pool, &before).await.map(Some) }
         };
         let read = timeout(QUERY_TIMEOUT, reading).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
@@ -191,7 +209,7 @@ impl Registry {
         if used.is_empty() {
             return Ok(());
         }
-        let writing = sqlx::query("update auth.keys set last_used_at = now() where id = any($1)").bind(used);
+        let writing = sqlx::query("update access.keys set last_used_at = now() where id = any($1)").bind(used);
         timeout(QUERY_TIMEOUT, writing.execute(&self.pool)).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
         Ok(())
     }
@@ -201,26 +219,26 @@ impl Registry {
     }
 }
 
-/// A row of `auth.keys`: id, name, scopes, its secret's hash, the one before and until when, and its own end.
+/// A row of `access.keys`: id, name, scopes, its secret's hash, the one before and until when, and its own end.
 type KeyRow =
     (String, String, Vec<String>, Vec<u8>, Option<Vec<u8>>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, bool);
-/// A row of `auth.sessions`: id, key, its secret's hash, the key's, and its end.
+/// A row of `access.sessions`: id, key, its secret's hash, the key's, and its end.
 type SessionRow = (String, String, Vec<u8>, Vec<u8>, DateTime<Utc>);
 
 impl Known {
     /// Reads both tables. What has not changed goes on: streams do not end because another key was made.
     async fn load(pool: &PgPool, before: &Self) -> Result<Self, sqlx::Error> {
         // The version first: what changes while the rest is read is then seen the next time.
-        let version = sqlx::query_scalar("select version from auth.state").fetch_one(pool).await?;
+        let version = sqlx::query_scalar("select version from access.state").fetch_one(pool).await?;
         let keys: Vec<KeyRow> = sqlx::query_as(
             "select id, name, scopes, secret_hash, previous_secret_hash, previous_expires_at, expires_at,
                 revoked_at is not null
-            from auth.keys",
+            from access.keys",
         )
         .fetch_all(pool)
         .await?;
         let sessions: Vec<SessionRow> = sqlx::query_as(
-            "select id, key_id, secret_hash, key_secret_hash, expires_at from auth.sessions where expires_at > now()",
+            "select id, key_id, secret_hash, key_secret_hash, expires_at from access.sessions where expires_at > now()",
         )
         .fetch_all(pool)
         .await?;

@@ -19,16 +19,16 @@ pub(super) async fn begin(
     let secret = Secret::generate()?;
     let mut transaction = pool.begin().await?;
     sqlx::query(
-        "delete from auth.sessions
+        "delete from access.sessions
         where expires_at <= now()
-            or id in (select id from auth.sessions where key_id = $1 order by created_at desc, id offset $2)",
+            or id in (select id from access.sessions where key_id = $1 order by created_at desc, id offset $2)",
     )
     .bind(key_id)
     .bind(MOST_SESSIONS_PER_KEY - 1)
     .execute(&mut *transaction)
     .await?;
     sqlx::query(
-        "insert into auth.sessions (id, secret_hash, key_id, key_secret_hash, expires_at) values ($1, $2, $3, $4, $5)",
+        "insert into access.sessions (id, secret_hash, key_id, key_secret_hash, expires_at) values ($1, $2, $3, $4, $5)",
     )
     .bind(secret.id())
     .bind(secret.hash().as_bytes())
@@ -43,6 +43,6 @@ pub(super) async fn begin(
 
 /// Ends a session. Doing so again changes nothing.
 pub(super) async fn end(pool: &PgPool, id: &str) -> Result<(), KeyError> {
-    sqlx::query("delete from auth.sessions where id = $1").bind(id).execute(pool).await?;
+    sqlx::query("delete from access.sessions where id = $1").bind(id).execute(pool).await?;
     Ok(())
 }

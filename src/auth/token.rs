@@ -38,7 +38,7 @@ use verified::VerifiedTokens;
 /// proxies take no longer header lines than this.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// What a caller hears whose token was not signed by the provider, whatever else is wrong with it.
-const NOT_VALID: &str = "this is not a valid token";
+const NOT_VALID: &str = "This is not a valid token";
 
 /// What a token said whose signature and claims were right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,12 +95,12 @@ impl TokenError {
     pub fn public_description(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::Malformed(_) | Self::AlgorithmNotAllowed | Self::UnknownKey | Self::BadSignature => NOT_VALID,
-            Self::Expired { at } => return format!("this token expired at {}", at.format("%FT%TZ")).into(),
-            Self::NotYetValid => "this token is not valid yet",
-            Self::WrongIssuer => "this token was issued by somebody else than the identity provider of this server",
-            Self::WrongAudience => "this token is for another service",
-            Self::MissingClaim(name) => return format!("this token has no {name}, or none that can be read").into(),
-            Self::Unavailable => "tokens cannot be verified at the moment",
+            Self::Expired { at } => return format!("This token expired at {}", at.format("%FT%TZ")).into(),
+            Self::NotYetValid => "This token is not valid yet",
+            Self::WrongIssuer => "This token was issued by somebody else than the identity provider of this server",
+            Self::WrongAudience => "This token is for another service",
+            Self::MissingClaim(name) => return format!("This token has no {name}, or none that can be read").into(),
+            Self::Unavailable => "Tokens cannot be verified at the moment",
         })
     }
 }
@@ -251,19 +251,19 @@ mod tests {
             TokenError::UnknownKey,
             TokenError::BadSignature,
         ] {
-            assert_eq!(error.public_description(), "this is not a valid token");
+            assert_eq!(error.public_description(), "This is not a valid token");
         }
     }
 
     #[test]
     fn what_is_wrong_afterwards_is_said() {
         let at = DateTime::from_timestamp(1_700_000_000, 0).expect("a moment");
-        assert_eq!(TokenError::Expired { at }.public_description(), "this token expired at 2023-11-14T22:13:20Z");
+        assert_eq!(TokenError::Expired { at }.public_description(), "This token expired at 2023-11-14T22:13:20Z");
         assert_eq!(
             TokenError::MissingClaim("sub").public_description(),
-            "this token has no sub, or none that can be read"
+            "This token has no sub, or none that can be read"
         );
-        assert_eq!(TokenError::WrongAudience.public_description(), "this token is for another service");
+        assert_eq!(TokenError::WrongAudience.public_description(), "This token is for another service");
     }
 
     #[test]

@@ -184,14 +184,16 @@ enum End {
 impl Connection {
     async fn serve_encrypted(self, socket: TcpStream, peer: SocketAddr, acceptor: TlsAcceptor) {
         let begin = Instant::now();
-        let handshake = timeout_at(begin + self.shared.header_timeout, shake_hands(socket, acceptor));
+        // In a box, as the connection is there for much longer than its handshake.
+        let handshake = Box::pin(shake_hands(socket, acceptor));
+        let handshake = timeout_at(begin + self.shared.header_timeout, handshake);
         match self.shared.stop.run_until_cancelled(handshake).await {
             Some(Ok(Ok(Handshake::Done(socket)))) => {
                 self.serve(socket, Transport { peer, is_encrypted: true }, begin).await;
             }
             Some(Ok(Ok(Handshake::NotEncrypted(socket)))) => {
                 let detail = "This port speaks HTTPS only: use a URL that begins with https://";
-                self.answer(socket, Problem::new(Kind::NotEncrypted, detail)).await;
+                Box::pin(self.answer(socket, Problem::new(Kind::NotEncrypted, detail))).await;
             }
             Some(Ok(Err(error))) => {
                 tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a TLS handshake failed");
@@ -201,80 +203,89 @@ impl Connection {
         }
     }
 
-    async fn serve<S: Carrier>(self, socket: S, transport: Transport, begin: Instant) {
-        let shared = &*self.shared;
+    /// Serves requests until there are no more, or a stream has taken the socket over. The connection has begun at that
+    /// moment.
+    fn serve<S: Carrier>(self, socket: S, transport: Transport, begin: Instant) -> impl Future<Output = ()> + Send {
         let progress = SharedProgress::default();
-        let service = service_fn(|mut request: hyper::Request<Incoming>| {
-            let framing = if request.version() == Version::HTTP_11 { Framing::Chunked } else { Framing::None };
-            request.extensions_mut().insert(Takeover { progress: progress.clone(), framing });
-            request.extensions_mut().insert(transport);
-            progress.lock().handle(!request.body().is_end_stream());
-            let request = request.map(|body| TimedBody::new(body, shared.body_timeout, progress.clone()));
-            let answer = shared.router.clone().oneshot(request);
-            let progress = progress.clone();
-            async move {
-                let answer = answer.await;
-                progress.lock().answered();
-                answer
-            }
-        });
         let socket = Socket::new(socket, progress.clone());
-        let mut connection = http1::Builder::new().serve_connection(socket, service);
-        let mut deadline = Deadline::new(begin, shared.header_timeout);
-        let mut stop = pin!(shared.stop.cancelled());
-        let mut stopping = false;
-        let end = poll_fn(|context| {
-            if !stopping && stop.as_mut().poll(context).is_ready() {
-                stopping = true;
-                // hyper would wait for the first request of somebody who only connected.
-                if !progress.lock().was_read {
-                    return Poll::Ready(End::Over(Ok(())));
+        let mut deadline = Deadline::new(begin, self.shared.header_timeout);
+        async move {
+            let shared = &*self.shared;
+            let service = service_fn(|mut request: hyper::Request<Incoming>| {
+                let framing = if request.version() == Version::HTTP_11 { Framing::Chunked } else { Framing::None };
+                request.extensions_mut().insert(Takeover { progress: progress.clone(), framing });
+                request.extensions_mut().insert(transport);
+                progress.lock().handle(!request.body().is_end_stream());
+                let request = request.map(|body| TimedBody::new(body, shared.body_timeout, progress.clone()));
+                let answer = shared.router.clone().oneshot(request);
+                let progress = progress.clone();
+                async move {
+                    let answer = answer.await;
+                    progress.lock().answered();
+                    answer
                 }
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
-                return Poll::Ready(End::Over(ended));
-            }
-            let mut progress = progress.lock();
-            if progress.is_head_sent {
-                return Poll::Ready(End::Taken);
-            }
-            deadline.poll(context, &mut progress).map(End::TooLong)
-        })
-        .await;
-        drop(deadline);
-        match end {
-            End::Over(Ok(())) => {}
-            End::Over(Err(error)) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a connection broke");
-            }
-            End::Taken => {
-                let stream = progress.lock().stream.take();
-                let wire = connection.into_parts().io.into_inner().into_wire();
-                if let Some((stream, framing)) = stream {
-                    self.streams.spawn(stream.run(wire, framing, self.shared.stop.clone(), self.place));
-                }
-            }
-            End::TooLong(what) => {
-                let socket = connection.into_parts().io.into_inner();
-                let (was_read, is_flushed) = {
-                    let progress = progress.lock();
-                    (progress.was_read, progress.is_flushed || progress.requests == 0)
-                };
-                match what {
-                    TooLong::Head if was_read && is_flushed => {
-                        let seconds = shared.header_timeout.as_secs_f64();
-                        let detail = format!("The head of the request did not come within {seconds} seconds");
-                        self.answer(socket, Problem::new(Kind::TimedOut, detail)).await;
+            });
+            let mut connection = http1::Builder::new().serve_connection(socket, service);
+            let mut stop = pin!(shared.stop.cancelled());
+            let mut stopping = false;
+            let end = poll_fn(|context| {
+                if !stopping && stop.as_mut().poll(context).is_ready() {
+                    stopping = true;
+                    // hyper would wait for the first request of somebody who only connected.
+                    if !progress.lock().was_read {
+                        return Poll::Ready(End::Over(Ok(())));
                     }
-                    // Nothing was asked for, or the client does not take what it had asked for before.
-                    TooLong::Head => {}
-                    TooLong::Idle if is_flushed => {
-                        shared.stop.run_until_cancelled(farewell::close(socket)).await;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
+                    return Poll::Ready(End::Over(ended));
+                }
+                let mut progress = progress.lock();
+                if progress.is_head_sent {
+                    return Poll::Ready(End::Taken);
+                }
+                deadline.poll(context, &mut progress, shared.header_timeout).map(End::TooLong)
+            })
+            .await;
+            drop(deadline);
+            match end {
+                End::Over(Ok(())) => {}
+                End::Over(Err(error)) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "a connection broke");
+                }
+                End::Taken => {
+                    let stream = progress.lock().stream.take();
+                    let wire = connection.into_parts().io.into_inner().into_wire();
+                    if let Some((stream, framing)) = stream {
+                        self.streams.spawn(stream.run(wire, framing, self.shared.stop.clone(), self.place));
                     }
-                    TooLong::Idle => {}
+                }
+                End::TooLong(what) => {
+                    let socket = connection.into_parts().io.into_inner();
+                    // In a box, as few connections come to that: none should have to be larger for it.
+                    Box::pin(self.end_late(socket, what, &progress)).await;
                 }
             }
+        }
+    }
+
+    /// The last word to one who was too slow.
+    async fn end_late<S: Carrier>(&self, socket: S, what: TooLong, progress: &SharedProgress) {
+        let (was_read, is_flushed) = {
+            let progress = progress.lock();
+            (progress.was_read, progress.is_flushed || progress.requests == 0)
+        };
+        match what {
+            TooLong::Head if was_read && is_flushed => {
+                let seconds = self.shared.header_timeout.as_secs_f64();
+                let detail = format!("The head of the request did not come within {seconds} s");
+                self.answer(socket, Problem::new(Kind::TimedOut, detail)).await;
+            }
+            TooLong::Idle if is_flushed => {
+                self.shared.stop.run_until_cancelled(farewell::close(socket)).await;
+            }
+            // Nothing was asked for, or the client does not take what it had asked for before.
+            TooLong::Head | TooLong::Idle => {}
         }
     }
 

@@ -14,7 +14,7 @@ const MAX_AGE: Duration = Duration::from_secs(3_600);
 /// Which pages may use the interface.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct CorsSettings {
-    /// Origins whose pages may use the interface, separated by commas, such as https://app.example: with a key or token of
+    /// Origins whose pages may use the interface, separated by commas, such as `https://app.example`: with a key or token of
     /// their own, never with the cookie of the dashboard [default: none]
     #[arg(long, env = "NEWCYCLE_CORS_ORIGINS", value_name = "ORIGINS", default_value = "", hide_default_value = true)]
     pub cors_origins: Origins,

@@ -154,9 +154,9 @@ pub(super) fn with_security(mut document: OpenApi) -> OpenApi {
             let requirements = operation.security.get_or_insert_default();
             if let Some(scopes) = requirements.iter().find_map(scopes_of_key) {
                 requirements.push(SecurityRequirement::new("session", scopes));
-                add_problem(operation, "401", "Nobody says who it is, or what they say is not so");
                 add_problem(operation, "403", "The caller lacks the scope");
             }
+            add_problem(operation, "401", "Nobody says who it is, or what they say is not so");
             add_problem(operation, "421", "The server is open to this machine, and was called by another name");
             add_problem(operation, "429", "More requests or streams than are allowed: come again after `Retry-After`");
         }

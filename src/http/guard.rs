@@ -24,7 +24,7 @@ use super::connection::Transport;
 use super::cookie;
 use super::problem::{Kind, Problem};
 use super::rate::{RateLimits, RateSettings, TrustedProxies, Verdict, client_address, forwarded_https};
-use crate::auth::{Authority, Caller, Presented};
+use crate::auth::{Authority, Caller, Presented, Refusal};
 
 /// A request too many is answered after this: who does not wait, but asks again at once, has ten answers a second on a
 /// connection, and leaves the server to others.
@@ -152,9 +152,7 @@ impl Guard {
         match self.authority.authenticate(presented).await {
             Ok(caller) => Ok(caller),
             // Browsers send a cookie whether it is still good or not: its owner is then a stranger again.
-            Err(_) if matches!(presented, Presented::Session(_)) => {
-                Ok(self.authority.authenticate(Presented::Nothing).await?)
-            }
+            Err(Refusal::SessionEnded) => Ok(self.authority.authenticate(Presented::Nothing).await?),
             Err(refusal) => Err(refusal.into()),
         }
     }

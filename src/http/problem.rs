@@ -264,7 +264,7 @@ impl From<TooManySeries> for Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let kind = match refusal {
-            Refusal::Token(TokenError::Unavailable) => Kind::Unavailable,
+            Refusal::Unavailable | Refusal::Token(TokenError::Unavailable) => Kind::Unavailable,
             _ => Kind::InvalidCredentials,
         };
         Self::new(kind, refusal.to_string())

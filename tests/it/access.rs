@@ -140,10 +140,10 @@ async fn a_key_that_expired_or_was_revoked_or_is_wrong_may_nothing_and_learns_wh
     let wrong_secret = format!("{head}{}", if last == "a" { "b" } else { "a" });
     let unknown = newcycle::auth::Secret::generate().expect("random numbers").key_text();
     let cases = [
-        (format!("Bearer {}", expired.key_text()), "this key expired at "),
-        (format!("bearer {text}"), "this key was revoked"),
-        (format!("Bearer {wrong_secret}"), "this key is not valid"),
-        (format!("Bearer {unknown}"), "this key is not valid"),
+        (format!("Bearer {}", expired.key_text()), "This key expired at "),
+        (format!("bearer {text}"), "This key was revoked"),
+        (format!("Bearer {wrong_secret}"), "This key is not valid"),
+        (format!("Bearer {unknown}"), "This key is not valid"),
         (format!("Bearer {head}"), "look whether it was copied as a whole"),
         ("Bearer".to_owned(), "Send the key as `Authorization: Bearer nck_…`"),
         (format!("Basic {text}"), "Send the key as `Authorization: Bearer nck_…`"),

@@ -55,7 +55,7 @@ async fn a_token_of_the_identity_provider_is_as_good_as_a_key() {
     assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("expired")), "{problem}");
     let stranger = Signer::new("one", Algorithm::ES256);
     let (status, problem) = server.api.with_key(&stranger.sign(&claims(&json!({})))).get("/users").await;
-    assert_eq!((status, &problem["detail"]), (StatusCode::UNAUTHORIZED, &json!("this is not a valid token")));
+    assert_eq!((status, &problem["detail"]), (StatusCode::UNAUTHORIZED, &json!("This is not a valid token")));
     // A key is one as before.
     assert_eq!(key(&server).await.get("/users").await.0, StatusCode::OK);
 }

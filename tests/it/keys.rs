@@ -78,7 +78,7 @@ async fn what_an_operator_does_with_psql_counts_as_well() {
     let server = Server::guarded(&new_database().await, closed()).await;
     let (id, secret) = new_key(&server.database.pool, Scopes::ALL).await;
     let open = stream(&server, &secret).await;
-    sqlx::query("update auth.keys set scopes = '{ledger:write}' where id = $1")
+    sqlx::query("update access.keys set scopes = '{ledger:write}' where id = $1")
         .bind(&id)
         .execute(&server.database.pool)
         .await
@@ -142,16 +142,18 @@ async fn a_key_that_is_not_there_or_is_over_cannot_be_changed() {
 async fn the_database_does_not_know_the_secrets_nor_do_readers_know_the_keys() {
     let database = harness::database().await;
     let (_, secret) = new_key(&database.pool, Scopes::ALL).await;
-    let rows: Vec<String> =
-        sqlx::query_scalar("select to_jsonb(k)::text from auth.keys k").fetch_all(&database.pool).await.expect("rows");
+    let rows: Vec<String> = sqlx::query_scalar("select to_jsonb(k)::text from access.keys k")
+        .fetch_all(&database.pool)
+        .await
+        .expect("rows");
     let text = secret.key_text();
     let hidden = &text[text.len() - 52..];
     assert_eq!(rows.len(), 1);
     assert!(!rows[0].contains(hidden), "{rows:?}");
     let readable: Vec<bool> = sqlx::query_scalar(
-        "select has_schema_privilege('newcycle_reader', 'auth', 'usage')
+        "select has_schema_privilege('newcycle_reader', 'access', 'usage')
             or has_table_privilege('newcycle_reader', c.oid, 'select')
-        from pg_class c where relnamespace = 'auth'::regnamespace and relkind = 'r'",
+        from pg_class c where relnamespace = 'access'::regnamespace and relkind = 'r'",
     )
     .fetch_all(&database.pool)
     .await
@@ -308,4 +310,36 @@ async fn it_is_written_down_that_a_key_was_used() {
     for key in keys::list(&pool).await.expect("keys") {
         assert_eq!(key.last_used_at.is_some(), key.id == secret.id(), "{key:?} {}", unused.id());
     }
+}
+
+/// Lets nobody connect to a database, or everybody again.
+async fn allow_connections(server: &Server, is_allowed: bool) {
+    let administrator = harness::connect("postgres").await;
+    for statement in [
+        format!("alter database {} allow_connections {is_allowed}", server.name),
+        format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}'", server.name),
+    ] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&administrator.pool).await.expect("it is done");
+    }
+    administrator.close().await;
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_those_who_are_known_stay_known_and_nobody_new_comes_in() {
+    let server = Server::guarded(&new_database().await, closed()).await;
+    let (id, secret) = new_key(&server.database.pool, Scopes::ALL).await;
+    let api = server.api.with_key(&secret.key_text());
+    assert_eq!(status(&api).await, StatusCode::OK);
+    allow_connections(&server, false).await;
+    let (_, session) = api.get("/session").await;
+    assert_eq!(session["caller"]["name"], "test", "a key is as good as before");
+    let unknown = Secret::generate().expect("random numbers").key_text();
+    assert_eq!(status(&server.api.with_key(&unknown)).await, StatusCode::SERVICE_UNAVAILABLE, "nobody can say");
+    allow_connections(&server, true).await;
+    eventually(|| async {
+        keys::revoke(&server.database.pool, &id).await.map_err(|error| error.to_string())?;
+        let status = api.get("/session").await.0;
+        if status == StatusCode::UNAUTHORIZED { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
 }

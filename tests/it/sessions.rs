@@ -162,10 +162,13 @@ async fn a_session_lasts_as_long_as_was_said_and_not_longer_than_its_key() {
         let ends: chrono::DateTime<Utc> = ends.parse().expect("a moment");
         assert!((ends - expected).abs() < TimeDelta::seconds(50), "{ends} {expected}");
     }
-    sqlx::query("update auth.sessions set expires_at = now()").execute(&server.database.pool).await.expect("an update");
+    sqlx::query("update access.sessions set expires_at = now()")
+        .execute(&server.database.pool)
+        .await
+        .expect("an update");
     let (_, secret) = keys::create(&server.database.pool, "x", Scopes::ALL, None).await.expect("a key");
     sign_in(&server, &secret).await;
-    let left: i64 = sqlx::query_scalar("select count(*) from auth.sessions")
+    let left: i64 = sqlx::query_scalar("select count(*) from access.sessions")
         .fetch_one(&server.database.pool)
         .await
         .expect("a number");

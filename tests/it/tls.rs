@@ -22,6 +22,7 @@ use tokio_rustls::client::TlsStream;
 use crate::client::{Client, STREAM, get, unchunked};
 use crate::connections::of_readers_who_take_nothing;
 use crate::harness::{self, PATIENCE, Server, eventually};
+use crate::limits::SHORT;
 
 /// Well below the time that requests under way are given, which a stop would take if it waited for somebody.
 const PROMPTLY: Duration = Duration::from_secs(5);
@@ -345,7 +346,7 @@ async fn http_where_https_is_spoken_is_told_so() {
 async fn a_handshake_that_does_not_come_to_its_end_is_ended() {
     let files = Files::of(&Pair::new());
     let mut settings = files.settings();
-    settings.connections.header_timeout = Duration::from_millis(300);
+    settings.connections.header_timeout = SHORT;
     let server = Server::with_settings(settings).await;
     for begin in ["", "\u{16}", "\u{16}\u{3}\u{1}"] {
         let mut client = Client::connect(&server).await;
@@ -359,7 +360,7 @@ async fn a_head_that_does_not_come_to_its_end_is_answered_408() {
     let pair = Pair::new();
     let files = Files::of(&pair);
     let mut settings = files.settings();
-    settings.connections.header_timeout = Duration::from_millis(300);
+    settings.connections.header_timeout = SHORT;
     let server = Server::with_settings(settings).await;
     let mut client = Client::on(connect(&server, &[&pair]).await);
     client.send("GET /livez HTTP/1.1\r\n").await;

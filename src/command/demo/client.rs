@@ -121,6 +121,7 @@ impl Server {
             | StatusCode::BAD_GATEWAY
             | StatusCode::GATEWAY_TIMEOUT
             | StatusCode::TOO_MANY_REQUESTS => Failure::Away(text),
+            StatusCode::UNAUTHORIZED => Failure::Refused(format!("{text} (the demo takes a key from NEWCYCLE_KEY)")),
             _ => Failure::Refused(text),
         })
     }

@@ -15,7 +15,7 @@ use super::progress::SharedProgress;
 #[derive(Debug, thiserror::Error)]
 pub(in crate::http) enum BodyError {
     /// Nothing of it came for so long.
-    #[error("nothing of the body came for {} seconds", .0.as_secs_f64())]
+    #[error("nothing of the body came for {} s", .0.as_secs_f64())]
     TimedOut(Duration),
     /// The connection broke, or it is no HTTP.
     #[error(transparent)]

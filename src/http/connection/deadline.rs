@@ -25,23 +25,27 @@ pub(super) enum TooLong {
 /// Ends connections that hold a place without using it. The timer is only set anew for a head that came in pieces, and
 /// once in a while for all others: a timer for each request would take some of the rate.
 pub(super) struct Deadline {
-    header_timeout: Duration,
     timer: Pin<Box<Sleep>>,
     /// What the timer was set for: the head of that request, or an idle connection.
-    set_for: Option<u64>,
+    set_for: Option<u32>,
 }
 
 impl Deadline {
     /// Of a connection that began at that moment.
     pub(super) fn new(begin: Instant, header_timeout: Duration) -> Self {
-        Self { header_timeout, timer: Box::pin(sleep_until(begin + header_timeout)), set_for: Some(0) }
+        Self { timer: Box::pin(sleep_until(begin + header_timeout)), set_for: Some(0) }
     }
 
     /// Whether the connection has taken too long; to be asked whenever it waits for something.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>, progress: &mut Progress) -> Poll<TooLong> {
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        progress: &mut Progress,
+        header_timeout: Duration,
+    ) -> Poll<TooLong> {
         let head = (progress.phase == Phase::Head).then_some(progress.requests);
         if head.is_some() && head != self.set_for {
-            self.set(self.header_timeout, head);
+            self.set(header_timeout, head);
         }
         while self.timer.as_mut().poll(context).is_ready() {
             if head.is_some() {
@@ -58,7 +62,7 @@ impl Deadline {
         Poll::Pending
     }
 
-    fn set(&mut self, timeout: Duration, set_for: Option<u64>) {
+    fn set(&mut self, timeout: Duration, set_for: Option<u32>) {
         self.set_for = set_for;
         self.timer.as_mut().reset(Instant::now() + timeout);
     }
@@ -77,7 +81,7 @@ mod tests {
     /// What ends the connection, if nothing happens on it, and after how long.
     async fn end(deadline: &mut Deadline, progress: &mut Progress) -> (TooLong, Duration) {
         let begin = Instant::now();
-        let end = poll_fn(|context| deadline.poll(context, progress)).await;
+        let end = poll_fn(|context| deadline.poll(context, progress, HEADER_TIMEOUT)).await;
         (end, begin.elapsed())
     }
 

@@ -19,7 +19,7 @@ impl SharedProgress {
 pub(super) struct Progress {
     pub(super) phase: Phase,
     /// How many requests have been handed to their handlers.
-    pub(super) requests: u64,
+    pub(super) requests: u32,
     /// Whether anything was ever read.
     pub(super) was_read: bool,
     /// Whether anything was read or written since somebody looked.
@@ -75,7 +75,7 @@ impl Progress {
     /// A request goes to its handler.
     pub(super) fn handle(&mut self, has_body: bool) {
         self.phase = Phase::Handling;
-        self.requests += 1;
+        self.requests = self.requests.wrapping_add(1);
         self.is_body_read = !has_body;
     }
 
