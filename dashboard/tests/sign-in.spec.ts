@@ -77,7 +77,7 @@ test.describe('signing in', () => {
     await field(page).fill('nck_nothing_of_the_kind');
     await page.keyboard.press('Enter');
     const error = form(page).getByTestId('error-key');
-    await expect(error).toBeVisible();
+    await expect(error).toHaveText(/^[A-Z].*key.*\.$/);
     await expect(field(page)).toBeFocused();
     await expect(field(page)).toHaveAttribute('aria-invalid', 'true');
     await expect(field(page)).toHaveAccessibleDescription(new RegExp(`^${await error.innerText()}`));

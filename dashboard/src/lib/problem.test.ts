@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { formErrors, problemOf, type Problem } from './problem';
+import { formErrors, problemOf, sentence, type Problem } from './problem';
 
 function response(body: string, status: number, type: string): Response {
   return new Response(body, { status, statusText: 'Bad Gateway', headers: { 'content-type': type } });
@@ -87,4 +87,12 @@ describe('the errors of a form', () => {
     const fault: Problem = { title: 'Internal Server Error', status: 500, requestId: 'r-9', errors: [] };
     expect(formErrors(fault, []).general).toEqual(['Internal Server Error (request r-9)']);
   });
+});
+
+test.each([
+  ['this key is not valid', 'This key is not valid.'],
+  ['Too many attempts.', 'Too many attempts.'],
+  ['über', 'Über.'],
+])('%s, as a sentence', (text, expected) => {
+  expect(sentence(text)).toBe(expected);
 });

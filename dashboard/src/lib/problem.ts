@@ -87,6 +87,12 @@ export function summary(problem: Problem): string {
     : text;
 }
 
+/** With a capital and a full stop, whichever way it was said: beside other sentences. */
+export function sentence(text: string): string {
+  const said = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?…]$/.test(said) ? said : `${said}.`;
+}
+
 function readProblem(body: unknown, fallback: Problem): Problem {
   if (!isRecord(body)) return fallback;
   const { title, detail, status, request_id: requestId, errors } = body;
