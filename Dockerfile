@@ -22,6 +22,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cp target/release/newcycle /usr/local/bin/newcycle
 
 FROM debian:bookworm-slim
+# Whom to trust with certificates: identity providers have their keys at https addresses.
+RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin newcycle \
     && install --directory --owner=newcycle --group=newcycle /var/lib/newcycle
 COPY --from=server /usr/local/bin/newcycle /usr/local/bin/newcycle

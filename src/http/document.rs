@@ -157,6 +157,9 @@ pub(super) fn with_security(mut document: OpenApi) -> OpenApi {
                 add_problem(operation, "403", "The caller lacks the scope");
             }
             add_problem(operation, "401", "Nobody says who it is, or what they say is not so");
+            if operation.request_body.is_some() {
+                add_problem(operation, "408", "The body did not come in time");
+            }
             add_problem(operation, "421", "The server is open to this machine, and was called by another name");
             add_problem(operation, "429", "More requests or streams than are allowed: come again after `Retry-After`");
         }
