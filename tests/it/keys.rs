@@ -88,7 +88,7 @@ async fn what_an_operator_does_with_psql_counts_as_well() {
 }
 
 #[tokio::test]
-async fn a_key_that_expires_takes_its_streams_along() {
+async fn a_key_that_is_given_an_end_takes_its_streams_along() {
     let server = Server::guarded(&new_database().await, closed()).await;
     let (id, secret) = new_key(&server.database.pool, Scopes::ALL).await;
     let open = stream(&server, &secret).await;
@@ -103,6 +103,25 @@ async fn a_key_that_expires_takes_its_streams_along() {
         if status == StatusCode::OK { Ok(()) } else { Err(status.to_string()) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_time_of_its_key_is_over_though_nothing_else_happens() {
+    let server = Server::guarded(&new_database().await, closed()).await;
+    // On a slow machine the shorter ones may be over before the stream is open.
+    for seconds in [1, 5, 25] {
+        let ends = Utc::now() + TimeDelta::seconds(seconds);
+        let (_, secret) = keys::create(&server.database.pool, "x", Scopes::ALL, Some(ends)).await.expect("a key");
+        let request = server.api.with_key(&secret.key_text()).request(Method::GET, STREAM);
+        let response = request.header("accept", "text/event-stream").send().await.expect("an answer");
+        if response.status() == StatusCode::OK {
+            ended(Events::new(response)).await;
+            assert!(Utc::now() >= ends, "not before");
+            return;
+        }
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    }
+    panic!("this machine takes 25 seconds to open a stream");
 }
 
 #[tokio::test]
