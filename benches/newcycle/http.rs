@@ -40,6 +40,13 @@ pub(crate) fn post_head(path: &str, content_type: &str, length: u64) -> Vec<u8> 
     head.into_bytes()
 }
 
+/// The same request from the holder of a key.
+pub(crate) fn with_key(request: &[u8], key: &str) -> Vec<u8> {
+    let line = request.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let (line, rest) = request.split_at(line);
+    [line, format!("authorization: Bearer {key}\r\n").as_bytes(), rest].concat()
+}
+
 /// The head of a response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head {
