@@ -12,15 +12,17 @@ const MOST_HEADERS: usize = 32;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// How much is read at once.
 const READ_SIZE: usize = 64 * 1024;
+/// Who requests are sent to: a server that nobody has to say who they are to answers to this machine's names only.
+const HOST: &str = "localhost";
 
 /// A request without a body.
 pub(crate) fn get(path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nhost: newcycle\r\n\r\n").into_bytes()
+    format!("GET {path} HTTP/1.1\r\nhost: {HOST}\r\n\r\n").into_bytes()
 }
 
 /// A request for a stream of events.
 pub(crate) fn get_events(path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nhost: newcycle\r\naccept: text/event-stream\r\n\r\n").into_bytes()
+    format!("GET {path} HTTP/1.1\r\nhost: {HOST}\r\naccept: text/event-stream\r\n\r\n").into_bytes()
 }
 
 /// A request with a body.
@@ -33,9 +35,16 @@ pub(crate) fn post(path: &str, content_type: &str, body: &str) -> Vec<u8> {
 /// The head of a request whose body follows.
 pub(crate) fn post_head(path: &str, content_type: &str, length: u64) -> Vec<u8> {
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: newcycle\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nhost: {HOST}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n"
     );
     head.into_bytes()
+}
+
+/// The same request from the holder of a key.
+pub(crate) fn with_key(request: &[u8], key: &str) -> Vec<u8> {
+    let line = request.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let (line, rest) = request.split_at(line);
+    [line, format!("authorization: Bearer {key}\r\n").as_bytes(), rest].concat()
 }
 
 /// The head of a response.

@@ -6,8 +6,8 @@
 //!
 //! - [`measurement`] and its modules: one a measurement, each from setting up to its section of the report; [`plan`] says
 //!   how long and how large;
-//! - [`posts`] sends requests, at once or by a [`schedule`], [`watch`] reads streams, both over epoll ([`poll`]); [`http`]
-//!   and [`inbox`] know the formats;
+//! - [`posts`] sends requests, at once or by a [`schedule`], [`watch`] reads streams, [`barrage`] asks for more than it may
+//!   have, all over epoll ([`poll`]); [`http`] and [`inbox`] know the formats;
 //! - [`cluster`], [`server`], [`nchan`], [`pgbench`] run what is measured, [`child`] sees that it ends with us, [`ledger`]
 //!   makes many millions of events;
 //! - [`figures`] are numbers with their spread, [`plot`] draws them, [`report`] writes `RESULTS.md`, [`machine`] says
@@ -15,6 +15,7 @@
 //!
 //! Linux only: epoll, /proc.
 
+mod barrage;
 mod child;
 mod cluster;
 mod figures;

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod fan_out;
+mod flood;
 mod foreign_writers;
 mod latency;
 mod queries;
@@ -30,11 +31,13 @@ pub(crate) enum Measurement {
     Queries,
     /// pgbench with newcycle's triggers and without
     ForeignWriters,
+    /// One client floods, another is to notice nothing; and what keys cost
+    Flood,
 }
 
 impl Measurement {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::SingleRow, Self::Bulk, Self::Latency, Self::FanOut, Self::Queries, Self::ForeignWriters];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::SingleRow, Self::Bulk, Self::Latency, Self::FanOut, Self::Queries, Self::ForeignWriters, Self::Flood];
 
     pub(crate) async fn take(self, run: &Run) -> Outcome<Section> {
         match self {
@@ -44,6 +47,7 @@ impl Measurement {
             Self::FanOut => fan_out::measure(run).await,
             Self::Queries => queries::measure(run).await,
             Self::ForeignWriters => foreign_writers::measure(run).await,
+            Self::Flood => flood::measure(run).await,
         }
     }
 
@@ -64,6 +68,7 @@ impl fmt::Display for Measurement {
             Self::FanOut => "Fan-out",
             Self::Queries => "Statistics queries",
             Self::ForeignWriters => "Foreign writers",
+            Self::Flood => "Floods",
         })
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) latency: Duration,
     /// One repetition of the fan-out.
     pub(crate) fan_out: Duration,
+    /// One turn of a flood, or without one.
+    pub(crate) flood: Duration,
     /// Streams of the fan-out.
     pub(crate) streams: usize,
     /// Dashboards that are open while rows are inserted.
@@ -56,6 +58,7 @@ impl Plan {
             trial: Duration::from_secs(2),
             latency: Duration::from_secs(8),
             fan_out: Duration::from_secs(10),
+            flood: Duration::from_secs(6),
             streams: 10_000,
             dashboards: 1_000,
             idle: Duration::from_secs(6),
@@ -78,6 +81,7 @@ impl Plan {
             trial: Duration::from_secs(1),
             latency: Duration::from_secs(3),
             fan_out: Duration::from_secs(3),
+            flood: Duration::from_secs(3),
             streams: 1_000,
             dashboards: 200,
             idle: Duration::from_secs(2),

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdout};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::http::{self, Connection};
@@ -17,6 +18,9 @@ use crate::{Outcome, Run, child};
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often it is asked whether it is ready.
 const START_POLL: Duration = Duration::from_millis(10);
+
+/// Each has a log of its own: two may run at a time.
+static SERVERS: AtomicU32 = AtomicU32::new(1);
 
 /// A running server.
 #[derive(Debug)]
@@ -31,13 +35,15 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it and waits until it is ready. Its settings are those that people get, but for the database.
     pub(crate) async fn start(run: &Run, database_url: &str) -> Outcome<Self> {
-        let log = run.directory.join("server.log");
-        let mut command = child::command(env!("CARGO_BIN_EXE_newcycle"));
-        command.arg("serve").env("DATABASE_URL", database_url).env("SERVER_PORT", "0").env("SERVER_HOST", "127.0.0.1");
-        for variable in ["DASHBOARD_PORT", "NEWCYCLE_DATABASE_CONNECTIONS", "LOG_LEVEL", "LOG_FORMAT"] {
-            command.env_remove(variable);
-        }
-        command.current_dir(&run.directory).stdout(Stdio::piped()).stderr(File::create(&log)?);
+        Self::start_with(run, database_url, &[]).await
+    }
+
+    /// The same with these settings.
+    pub(crate) async fn start_with(run: &Run, database_url: &str, settings: &[(&str, &str)]) -> Outcome<Self> {
+        let log = run.directory.join(format!("server-{}.log", SERVERS.fetch_add(1, Ordering::Relaxed)));
+        let mut command = command(run, database_url);
+        command.arg("serve").env("SERVER_PORT", "0").env("SERVER_HOST", "127.0.0.1").envs(settings.iter().copied());
+        command.stdout(Stdio::piped()).stderr(File::create(&log)?);
         let mut child = command.spawn()?;
         let mut output = BufReader::new(child.stdout.take().ok_or("no output")?);
         let Ok(Ok(address)) = timeout(START_TIMEOUT, ready_line(&mut output)).await else {
@@ -71,6 +77,25 @@ impl Server {
     pub(crate) async fn stop(self) -> Outcome<()> {
         child::end(self.child).await
     }
+}
+
+/// Makes a key, as people do. The server has it when it is started afterwards.
+pub(crate) async fn create_key(run: &Run, database_url: &str, name: &str, scopes: &str) -> Outcome<String> {
+    let mut command = command(run, database_url);
+    command.args(["keys", "create", "--name", name, "--scopes", scopes]);
+    Ok(child::output(command, START_TIMEOUT).await?.trim().to_owned())
+}
+
+/// The program, with none of the settings of whoever runs the bench.
+fn command(run: &Run, database_url: &str) -> Command {
+    let mut command = child::command(env!("CARGO_BIN_EXE_newcycle"));
+    let is_setting = |name: &str| name.starts_with("NEWCYCLE_");
+    let names = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_str().is_some_and(is_setting));
+    for variable in names.chain(["DASHBOARD_PORT", "LOG_LEVEL", "LOG_FORMAT"].map(Into::into)) {
+        command.env_remove(variable);
+    }
+    command.env("DATABASE_URL", database_url).current_dir(&run.directory);
+    command
 }
 
 /// `newcycle is ready`, then where.

@@ -12,7 +12,7 @@ use crate::watch::{Counts, Open, Watch};
 use crate::{Outcome, Run, http, machine, plot, schedule, tell};
 
 /// Connections that insert over HTTP.
-const CONNECTIONS: usize = 64;
+pub(super) const CONNECTIONS: usize = 64;
 /// How many clients pgbench is tried with. With more it only gets slower on machines of this size.
 const CLIENTS: [usize; 4] = [8, 16, 32, 64];
 /// How much faster than the best of pgbench.
@@ -171,13 +171,13 @@ async fn newcycle(run: &Run, cluster: &Cluster, rates: &mut Rates) -> Outcome<()
                 let open = Open::WithSnapshots(SNAPSHOTS);
                 let request = http::get_events("/statistics/stream");
                 let watch = Watch::open(server.address, request, run.plan.dashboards, open).await?;
-                let answers = saturate(run, &server).await?;
+                let answers = saturate(run, &server, inserts()).await?;
                 acknowledged += answers.acknowledged;
                 check_dashboards(cluster, &watch, acknowledged).await?;
                 watched = answers.rate;
             } else {
                 let before = machine::processor_time(server.pid()?)?;
-                let answers = saturate(run, &server).await?;
+                let answers = saturate(run, &server, inserts()).await?;
                 let taken = machine::processor_time(server.pid()?)? - before;
                 acknowledged += answers.acknowledged;
                 alone = answers.rate;
@@ -192,15 +192,20 @@ async fn newcycle(run: &Run, cluster: &Cluster, rates: &mut Rates) -> Outcome<()
     cluster.check_items(DATABASE, acknowledged).await
 }
 
-async fn saturate(run: &Run, server: &Server) -> Outcome<Answers> {
+/// One turn: how many of these requests are possible.
+pub(super) async fn saturate(run: &Run, server: &Server, requests: Vec<Vec<u8>>) -> Outcome<Answers> {
     let (address, warm_up, turn) = (server.address, run.plan.turn_warm_up, run.plan.turn);
-    tokio::task::spawn_blocking(move || posts::saturate(address, &inserts(), CONNECTIONS, warm_up, turn)).await?
+    tokio::task::spawn_blocking(move || posts::saturate(address, &requests, CONNECTIONS, warm_up, turn)).await?
 }
 
 /// One insert for each base item.
 pub(super) fn inserts() -> Vec<Vec<u8>> {
-    let body = |number| format!(r#"{{"base_item_id":"{}"}}"#, base_item(number));
-    (0..BASE_ITEMS).map(|number| http::post("/items", "application/json", &body(number))).collect()
+    (0..BASE_ITEMS).map(insert).collect()
+}
+
+/// An insert of this base item.
+pub(super) fn insert(number: usize) -> Vec<u8> {
+    http::post("/items", "application/json", &format!(r#"{{"base_item_id":"{}"}}"#, base_item(number)))
 }
 
 /// Every dashboard shows in the end what a recount by the minute gives.
