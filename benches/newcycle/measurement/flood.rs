@@ -355,7 +355,7 @@ fn describe(run: &Run, section: &mut Section, figures: &Figures) {
     let streams = number(FLOOD_STREAMS as f64);
     section.say(&format!(
         "A client sends {RATE} `POST /items` a second at moments fixed before, and has {STREAMS} streams of the item that \
-         it inserts. Every client needs a key, and a key may send {} requests a second and have 1,000 streams. Beside it, \
+         it inserts. Every client needs a key, and a key may send {} requests a second and have 200 streams. Beside it, \
          in turns of {} s each in the same server: nothing; another key, with {FLOOD} connections that insert as soon as \
          they are answered, and with {streams} connections that ask for a stream (`GET {FLOOD_STREAM}`) until they have \
          one; or nobody's keys, with {} connections that insert without a key and as many with wrong ones. A flood begins \
