@@ -5,7 +5,9 @@
 mod allowed;
 mod origin;
 
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -16,6 +18,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use tokio::time::{Instant, sleep};
 
 pub(super) use allowed::{Allowed, FiguresRead, LedgerRead, LedgerWrite, StatisticsRead};
 pub(super) use origin::SameOrigin;
@@ -26,9 +29,17 @@ use super::problem::{Kind, Problem};
 use super::rate::{RateLimits, RateSettings, TrustedProxies, Verdict, client_address, forwarded_https};
 use crate::auth::{Authority, Caller, Presented};
 
-/// A request too many is answered after this: who does not wait, but asks again at once, has ten answers a second on a
-/// connection, and leaves the server to others.
-const REFUSAL_DELAY: Duration = Duration::from_millis(100);
+/// A request too many is answered after this at the earliest: who does not wait, but asks again at once, has ten answers a
+/// second on a connection.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+/// The time between two refusals of a caller: a hundredth of a core at some 20 µs each. Who is refused now and then does
+/// not notice.
+const INTERVAL: Duration = Duration::from_millis(2);
+/// Nobody waits for longer than this, so that no client takes the server for dead, and a server that stops waits for
+/// nobody: what 2,500 connections of one caller bring about.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Callers are told apart by so many places, in 8 KB, whoever may come. Two who share one are only refused more slowly.
+const PLACES: usize = 1 << 10;
 
 /// What the guard found out about a request. Handlers get it as an `Extension`.
 #[derive(Clone, Debug)]
@@ -48,6 +59,7 @@ pub(super) struct Guard {
     authority: Authority,
     rates: RateLimits,
     proxies: TrustedProxies,
+    refusals: Arc<Refusals>,
     refused: Family<Refused, Counter>,
 }
 
@@ -58,29 +70,30 @@ struct Refused {
 
 /// Lets a request in, or answers it.
 pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
-    let mut verdicts = Verdicts::default();
+    let mut found = Found::default();
     let transport = request.extensions().get::<Transport>().copied();
-    let mut response = match guard.admit(request.method(), request.headers(), transport, &mut verdicts).await {
+    let mut response = match guard.admit(request.method(), request.headers(), transport, &mut found).await {
         Ok(admitted) => {
             request.extensions_mut().insert(admitted);
             next.run(request).await
         }
         Err(problem) => problem.into_response(),
     };
-    guard.rates.tell(verdicts.key, verdicts.address, response.headers_mut());
+    guard.rates.tell(found.key, found.address, response.headers_mut());
     let status = response.status();
     if matches!(status.as_u16(), 401 | 403 | 421 | 429) {
         guard.refused.get_or_create(&Refused { status: status.as_u16() }).inc();
-    }
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        tokio::time::sleep(REFUSAL_DELAY).await;
+        guard.refusals.wait(found.who, status == StatusCode::TOO_MANY_REQUESTS).await;
     }
     response
 }
 
-/// What the rate limits say about a request, as far as they were asked.
+/// What was found out about a request, also one that is refused.
 #[derive(Clone, Copy, Debug, Default)]
-struct Verdicts {
+struct Found {
+    /// What stands for who sent it, as well as that is known.
+    who: u64,
+    /// What the rate limits say, as far as they were asked.
     key: Option<Verdict>,
     address: Option<Verdict>,
 }
@@ -94,7 +107,8 @@ impl Guard {
             "Requests that the guard did not let in, by status",
             Family::clone(&refused),
         );
-        Self { authority, rates: RateLimits::new(&rates), proxies: rates.trusted_proxies, refused }
+        let refusals = Arc::new(Refusals::new());
+        Self { authority, rates: RateLimits::new(&rates), proxies: rates.trusted_proxies, refusals, refused }
     }
 
     async fn admit(
@@ -102,15 +116,16 @@ impl Guard {
         method: &Method,
         headers: &HeaderMap,
         transport: Option<Transport>,
-        verdicts: &mut Verdicts,
+        found: &mut Found,
     ) -> Result<Admitted, Problem> {
         let Some(Transport { peer, is_encrypted }) = transport else {
             return Err(Problem::new(Kind::Internal, "this request came by no connection"));
         };
         let address = client_address(peer.ip(), headers, &self.proxies);
-        verdicts.address = self.rates.check_address(address);
+        found.who = self.refusals.of(&address);
+        found.address = self.rates.check_address(address);
         let too_many = |detail: &str| Problem::new(Kind::TooManyRequests, detail);
-        if verdicts.address.is_some_and(|verdict| !verdict.is_allowed) {
+        if found.address.is_some_and(|verdict| !verdict.is_allowed) {
             return Err(too_many(
                 "Your address has sent as many requests as it may: come again after Retry-After seconds",
             ));
@@ -124,9 +139,10 @@ impl Guard {
         }
         let caller = self.caller(method, headers).await?;
         if let Some(identity) = &caller.identity {
-            verdicts.key = self.rates.check_key(&identity.id);
+            found.who = self.refusals.of(&identity.id);
+            found.key = self.rates.check_key(&identity.id);
         }
-        if verdicts.key.is_some_and(|verdict| !verdict.is_allowed) {
+        if found.key.is_some_and(|verdict| !verdict.is_allowed) {
             return Err(too_many("Your key has sent as many requests as it may: come again after Retry-After seconds"));
         }
         let holder = match &caller.identity {
@@ -160,6 +176,54 @@ impl Guard {
     }
 }
 
+/// When refusals are answered. Refusing takes processor time as well: a pause alone bounds what a connection can ask for,
+/// but not what a client with thousands of them can. So the refusals of a caller are answered one after the other.
+#[derive(Debug)]
+struct Refusals {
+    begin: Instant,
+    /// When the next refusal may be answered, in nanoseconds since the begin.
+    next: Box<[AtomicU64]>,
+    /// Keyed at random: nobody can choose whom they share a place with.
+    hasher: RandomState,
+}
+
+impl Refusals {
+    fn new() -> Self {
+        let next = (0..PLACES).map(|_| AtomicU64::new(0)).collect();
+        Self { begin: Instant::now(), next, hasher: RandomState::new() }
+    }
+
+    /// What stands for a caller.
+    fn of(&self, caller: &impl Hash) -> u64 {
+        self.hasher.hash_one(caller)
+    }
+
+    /// Waits until a refusal of this caller may be answered.
+    async fn wait(&self, caller: u64, is_too_many: bool) {
+        let shortest = if is_too_many { SHORTEST_PAUSE } else { Duration::ZERO };
+        let pause = self.queue(caller).max(shortest);
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+    }
+
+    /// Takes the next turn of this caller; how long until then.
+    fn queue(&self, caller: u64) -> Duration {
+        let now = nanoseconds(self.begin.elapsed());
+        let (interval, longest) = (nanoseconds(INTERVAL), nanoseconds(LONGEST_PAUSE));
+        let place = &self.next[usize::try_from(caller % PLACES as u64).unwrap_or_default()];
+        let turn = |next: u64| next.clamp(now, now + longest);
+        // Only the time is kept, and nothing is read by it: relaxed is enough.
+        let taken = place.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| Some(turn(next) + interval));
+        let (Ok(next) | Err(next)) = taken;
+        Duration::from_nanos(turn(next) - now)
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The key or token of the request.
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
@@ -167,5 +231,46 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     match bearer {
         Some((scheme, text)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(text.trim())),
         _ => Err(Problem::new(Kind::InvalidCredentials, "Send the key as `Authorization: Bearer nck_…`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_now_and_then_is_answered_at_once() {
+        let refusals = Refusals::new();
+        for _ in 0..3 {
+            assert_eq!(refusals.queue(1), Duration::ZERO);
+            tokio::time::advance(INTERVAL).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_at_a_time_are_answered_one_after_the_other() {
+        let refusals = Refusals::new();
+        for number in 0..1_000 {
+            assert_eq!(refusals.queue(1), INTERVAL * number);
+        }
+        assert_eq!(refusals.queue(2), Duration::ZERO, "another caller");
+        assert_eq!(refusals.queue(1 + PLACES as u64), INTERVAL * 1_000, "one who shares the place");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_too_long() {
+        let refusals = Refusals::new();
+        let longest = (0..20_000).map(|_| refusals.queue(1)).max();
+        assert_eq!(longest, Some(LONGEST_PAUSE));
+        tokio::time::advance(LONGEST_PAUSE + INTERVAL).await;
+        assert_eq!(refusals.queue(1), Duration::ZERO, "and then it is over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_too_often_always_waits() {
+        let refusals = Refusals::new();
+        let begun = Instant::now();
+        refusals.wait(1, true).await;
+        assert!(begun.elapsed() >= SHORTEST_PAUSE);
     }
 }
