@@ -4,9 +4,9 @@
 
 mod allowed;
 mod origin;
+mod refusals;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -20,15 +20,13 @@ use prometheus_client::registry::Registry;
 pub(super) use allowed::{Allowed, FiguresRead, LedgerRead, LedgerWrite, StatisticsRead};
 pub(super) use origin::SameOrigin;
 
+use refusals::Refusals;
+
 use super::connection::Transport;
 use super::cookie;
 use super::problem::{Kind, Problem};
 use super::rate::{RateLimits, RateSettings, TrustedProxies, Verdict, client_address, forwarded_https};
 use crate::auth::{Authority, Caller, Presented, Refusal};
-
-/// A request too many is answered after this: who does not wait, but asks again at once, has ten answers a second on a
-/// connection, and leaves the server to others.
-const REFUSAL_DELAY: Duration = Duration::from_millis(100);
 
 /// What the guard found out about a request. Handlers get it as an `Extension`.
 #[derive(Clone, Debug)]
@@ -48,6 +46,7 @@ pub(super) struct Guard {
     authority: Authority,
     rates: RateLimits,
     proxies: TrustedProxies,
+    refusals: Arc<Refusals>,
     refused: Family<Refused, Counter>,
 }
 
@@ -58,29 +57,30 @@ struct Refused {
 
 /// Lets a request in, or answers it.
 pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
-    let mut verdicts = Verdicts::default();
+    let mut found = Found::default();
     let transport = request.extensions().get::<Transport>().copied();
-    let mut response = match guard.admit(request.method(), request.headers(), transport, &mut verdicts).await {
+    let mut response = match guard.admit(request.method(), request.headers(), transport, &mut found).await {
         Ok(admitted) => {
             request.extensions_mut().insert(admitted);
             next.run(request).await
         }
         Err(problem) => problem.into_response(),
     };
-    guard.rates.tell(verdicts.key, verdicts.address, response.headers_mut());
+    guard.rates.tell(found.key, found.address, response.headers_mut());
     let status = response.status();
     if matches!(status.as_u16(), 401 | 403 | 421 | 429) {
         guard.refused.get_or_create(&Refused { status: status.as_u16() }).inc();
-    }
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        tokio::time::sleep(REFUSAL_DELAY).await;
+        guard.refusals.wait(found.who, status == StatusCode::TOO_MANY_REQUESTS).await;
     }
     response
 }
 
-/// What the rate limits say about a request, as far as they were asked.
+/// What was found out about a request, also one that is refused.
 #[derive(Clone, Copy, Debug, Default)]
-struct Verdicts {
+struct Found {
+    /// What stands for who sent it, as well as that is known.
+    who: u64,
+    /// What the rate limits say, as far as they were asked.
     key: Option<Verdict>,
     address: Option<Verdict>,
 }
@@ -94,7 +94,8 @@ impl Guard {
             "Requests that the guard did not let in, by status",
             Family::clone(&refused),
         );
-        Self { authority, rates: RateLimits::new(&rates), proxies: rates.trusted_proxies, refused }
+        let refusals = Arc::new(Refusals::new());
+        Self { authority, rates: RateLimits::new(&rates), proxies: rates.trusted_proxies, refusals, refused }
     }
 
     async fn admit(
@@ -102,15 +103,16 @@ impl Guard {
         method: &Method,
         headers: &HeaderMap,
         transport: Option<Transport>,
-        verdicts: &mut Verdicts,
+        found: &mut Found,
     ) -> Result<Admitted, Problem> {
         let Some(Transport { peer, is_encrypted }) = transport else {
             return Err(Problem::new(Kind::Internal, "this request came by no connection"));
         };
         let address = client_address(peer.ip(), headers, &self.proxies);
-        verdicts.address = self.rates.check_address(address);
+        found.who = self.refusals.of(&address);
+        found.address = self.rates.check_address(address);
         let too_many = |detail: &str| Problem::new(Kind::TooManyRequests, detail);
-        if verdicts.address.is_some_and(|verdict| !verdict.is_allowed) {
+        if found.address.is_some_and(|verdict| !verdict.is_allowed) {
             return Err(too_many(
                 "Your address has sent as many requests as it may: come again after Retry-After seconds",
             ));
@@ -124,9 +126,10 @@ impl Guard {
         }
         let caller = self.caller(method, headers).await?;
         if let Some(identity) = &caller.identity {
-            verdicts.key = self.rates.check_key(&identity.id);
+            found.who = self.refusals.of(&identity.id);
+            found.key = self.rates.check_key(&identity.id);
         }
-        if verdicts.key.is_some_and(|verdict| !verdict.is_allowed) {
+        if found.key.is_some_and(|verdict| !verdict.is_allowed) {
             return Err(too_many("Your key has sent as many requests as it may: come again after Retry-After seconds"));
         }
         let holder = match &caller.identity {
