@@ -23,7 +23,7 @@ const STREAMS: usize = 10;
 const CONNECTIONS: usize = 16;
 /// Connections of a flood.
 const FLOOD: usize = 64;
-/// Streams that a flood wants: five times as many as a key may have.
+/// Streams that a flood wants: many more than a key may have.
 const FLOOD_STREAMS: usize = 5_000;
 /// So many different keys that there never were.
 const WRONG_KEYS: usize = 1_024;
