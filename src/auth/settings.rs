@@ -37,7 +37,7 @@ enum Authentication {
     Off,
 }
 
-/// Nobody could come in but everybody.
+/// The server would be open to others than this machine, and nobody said that it shall.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "others than this machine reach {host}, and there is no key that they would have to show. Create one with \

@@ -146,6 +146,10 @@ impl Guard {
     }
 
     async fn caller(&self, method: &Method, headers: &HeaderMap) -> Result<Caller, Problem> {
+        // Where nobody has to say who they are, what they say is for somebody else: a proxy that asks for passwords, say.
+        if self.authority.is_open() {
+            return Ok(self.authority.authenticate(Presented::Nothing).await?);
+        }
         let session = cookie::session(headers).filter(|_| origin::is_of_this_origin(method, headers));
         let presented = match (bearer(headers)?, &session) {
             (Some(bearer), _) => Presented::Bearer(bearer),

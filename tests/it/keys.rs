@@ -221,6 +221,8 @@ async fn an_open_server_answers_to_the_names_of_this_machine_alone() {
     let open = Server::guarded(&new_database().await, Settings { door: Door::Open, ..Settings::default() }).await;
     let request = open.api.request(Method::GET, "/users").header(HOST, "stats.example");
     assert_eq!(Api::send(request).await.0, StatusCode::OK, "as whoever opened it said");
+    let request = open.api.request(Method::GET, "/users").basic_auth("anna", Some("what a proxy asked for"));
+    assert_eq!(Api::send(request).await.0, StatusCode::OK, "which is none of its business");
 }
 
 fn newcycle(arguments: &[&str], database: &str) -> Command {
