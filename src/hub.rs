@@ -19,6 +19,7 @@ mod series;
 mod state;
 mod subscription;
 mod topic;
+mod turns;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,22 +34,8 @@ use state::State;
 pub use subscription::{Step, Subscription};
 use topic::TopicState;
 pub use topic::{Format, Topic};
+pub use turns::Holder;
 
-/// After a publication the hub rests, so that sending leaves the cores to whoever inserts. Never less than this: timers
-/// are no finer.
-const SHORTEST_REST: Duration = Duration::from_millis(2);
-/// The rest is in proportion to what was sent: so much for each message, which takes the server, the kernel and a reader
-/// on the same machine some 13 µs. All sending together then takes a fifth of a core.
-const REST_PER_MESSAGE: Duration = Duration::from_micros(60);
-/// The rest for each byte sent: readers of long messages have to take them in.
-const REST_PER_BYTE: Duration = Duration::from_nanos(100);
-/// However many watch, they see a number change 12 times a second.
-const LONGEST_REST: Duration = Duration::from_millis(80);
-/// When something was heard so often since the publication before, writers are busy, and the cores are wanted: the rest is as long
-/// again. What is told by then is merged of many changes in any case.
-const MANY_HEARINGS: u32 = 16;
-/// So much rest may be owed. Changes that come now and then go out at once, two or three in a row as well.
-const REST_OWED: Duration = Duration::from_millis(20);
 /// What newcomers are told is encoded once in so long: when a server stops, thousands come here at once. Not longer,
 /// because it also tells them what time it is.
 const SNAPSHOT_LIFETIME: Duration = Duration::from_millis(50);
@@ -104,11 +91,13 @@ impl Hub {
         Self { state: Mutex::default(), most_series, pending: Notify::new(), wanted: Notify::new() }
     }
 
-    /// Starts to watch a topic. With the position of an earlier stream only what changed since is sent; with an interval
-    /// values come at most so often, else whenever they are published.
+    /// Starts to watch a topic. Streams of one holder are told things together, and rest together. With the position of
+    /// an earlier stream only what changed since is sent; with an interval values come at most so often, else whenever
+    /// they are published.
     pub fn subscribe(
         self: &Arc<Self>,
         topic: Topic,
+        holder: Holder,
         resume: Option<Position>,
         interval: Option<Duration>,
     ) -> Result<Subscription, TooManySeries> {
@@ -117,10 +106,11 @@ impl Hub {
             Some((topic, _)) => Arc::clone(topic),
             None => self.add(&mut state, topic)?,
         };
-        let topic_state = state.topics.entry(Arc::clone(&topic)).or_insert_with(TopicState::new);
+        let (version, heartbeats) = (state.version, state.heartbeats);
+        let topic_state = state.topics.entry(Arc::clone(&topic)).or_default();
         topic_state.left_at = None;
-        let news = topic_state.news.subscribe();
-        let heartbeats = state.heartbeats;
+        let news = topic_state.audience(holder, version).news.subscribe();
+        state.turns.enter(holder);
         drop(state);
         Ok(Subscription::new(Arc::clone(self), topic, news, resume, interval, heartbeats))
     }
@@ -166,7 +156,7 @@ impl Hub {
     /// Hears deltas, in any order, as often as they come.
     pub fn hear(&self, deltas: &[Delta]) {
         let mut state = self.lock();
-        state.hearings = state.hearings.saturating_add(1);
+        state.turns.hear();
         for delta in deltas {
             state.accept(delta);
         }
@@ -274,8 +264,10 @@ impl Hub {
             series.publish(version);
             let topics = series.topics.clone();
             state.refresh_published_position();
-            for topic in topics.iter().filter_map(|topic| state.topics.get(topic)) {
-                topic.ring();
+            for topic in &topics {
+                if let Some(topic) = state.topics.get_mut(topic) {
+                    topic.ring(version);
+                }
             }
         } else {
             state.list(key);
@@ -319,7 +311,7 @@ impl Hub {
                 () = self.pending.notified() => {
                     let rest = self.lock().until_next_publication();
                     tokio::time::sleep(rest).await;
-                    self.lock().publish();
+                    self.publish(self.lock());
                 }
                 _ = heartbeat.tick() => self.lock().beat(),
                 _ = upkeep.tick() => self.lock().tidy_up(),
@@ -327,17 +319,26 @@ impl Hub {
         }
         let mut state = self.lock();
         state.closing = true;
-        state.topics.values().for_each(TopicState::ring);
+        let version = state.version;
+        state.topics.values_mut().for_each(|topic| topic.ring(version));
     }
 
-    /// Publishes now if the last time is long enough ago, else leaves it to the task.
-    fn publish_soon(&self, mut state: MutexGuard<'_, State>) {
-        if !state.is_dirty() {
+    /// Publishes now if it is somebody's turn, else leaves it to the task.
+    fn publish_soon(&self, state: MutexGuard<'_, State>) {
+        if !state.is_pending() {
             return;
         }
         if state.until_next_publication().is_zero() {
-            state.publish();
+            self.publish(state);
         } else {
+            self.pending.notify_one();
+        }
+    }
+
+    /// Publishes, and leaves it to the task to tell those whose turn it is not.
+    fn publish(&self, mut state: MutexGuard<'_, State>) {
+        state.publish();
+        if state.is_pending() {
             self.pending.notify_one();
         }
     }
@@ -347,11 +348,4 @@ impl Hub {
         // would not put right; going on is better than taking everyone down.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The rest that a publication makes due, by what was sent and how often something was heard.
-fn rest_for(messages: usize, bytes: usize, hearings: u32) -> Duration {
-    let saturating = |count| u32::try_from(count).unwrap_or(u32::MAX);
-    let rest = REST_PER_MESSAGE * saturating(messages) + REST_PER_BYTE * saturating(bytes);
-    rest.min(LONGEST_REST) * if hearings < MANY_HEARINGS { 1 } else { 2 }
 }

@@ -27,6 +27,7 @@ use super::cookie;
 use super::problem::{Kind, Problem};
 use super::rate::{RateLimits, RateSettings, TrustedProxies, Verdict, client_address, forwarded_https};
 use crate::auth::{Authority, Caller, Presented, Refusal};
+use crate::hub::Holder;
 
 /// What the guard found out about a request. Handlers get it as an `Extension`.
 #[derive(Clone, Debug)]
@@ -34,7 +35,7 @@ pub(super) struct Admitted {
     pub(super) caller: Caller,
     /// Whose streams these are, where that is counted: the same key or subject, or else the same address. Nobody's while
     /// everybody may do everything.
-    pub(super) holder: Option<Arc<str>>,
+    pub(super) holder: Option<Holder>,
     /// Whether nobody could read along, as far as the last trusted proxy.
     pub(super) is_encrypted: bool,
     has_public_statistics: bool,
@@ -132,14 +133,10 @@ impl Guard {
         if found.key.is_some_and(|verdict| !verdict.is_allowed) {
             return Err(too_many("Your key has sent as many requests as it may: come again after Retry-After seconds"));
         }
-        let holder = match &caller.identity {
-            Some(identity) => Some(Arc::clone(&identity.id)),
-            None if self.authority.is_open() => None,
-            None => Some(format!("address:{address}").into()),
-        };
+        let is_counted = caller.identity.is_some() || !self.authority.is_open();
         Ok(Admitted {
             caller,
-            holder,
+            holder: is_counted.then(|| Holder::new(found.who)),
             is_encrypted: is_encrypted || forwarded_https(peer.ip(), headers, &self.proxies),
             has_public_statistics: self.authority.has_public_statistics(),
         })

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::guard::Admitted;
 use super::problem::{Kind, Problem};
 use crate::auth::IdentityKind;
-use crate::hub;
+use crate::hub::{self, Holder};
 
 /// 16,384 streams take 50 MB, and leave room below the 20,000 files that a process may commonly have open.
 const MOST_STREAMS: usize = 16_384;
@@ -73,7 +73,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct OpenStreams {
     all: usize,
-    by_holder: HashMap<Arc<str>, usize>,
+    by_holder: HashMap<Holder, usize>,
 }
 
 impl Limits {
@@ -95,7 +95,7 @@ impl Limits {
         Ok(Stay { ended: caller.ended, expires: rest.map(|rest| Instant::now() + rest), _ticket: ticket })
     }
 
-    fn take_stream(&self, holder: Option<Arc<str>>) -> Result<StreamTicket, Problem> {
+    fn take_stream(&self, holder: Option<Holder>) -> Result<StreamTicket, Problem> {
         let LimitSettings { max_streams, max_streams_per_key, .. } = self.0.settings;
         let mut open = self.0.streams();
         if open.all >= max_streams {
@@ -108,7 +108,7 @@ impl Limits {
                 let detail = format!("You have {max_streams_per_key} streams open, which is the limit: end one first");
                 return Err(Problem::new(Kind::TooManyRequests, detail));
             }
-            open.by_holder.insert(Arc::clone(holder), own + 1);
+            open.by_holder.insert(*holder, own + 1);
         }
         open.all += 1;
         drop(open);
@@ -126,7 +126,7 @@ impl Inner {
 #[derive(Debug)]
 struct StreamTicket {
     limits: Limits,
-    holder: Option<Arc<str>>,
+    holder: Option<Holder>,
 }
 
 impl Drop for StreamTicket {

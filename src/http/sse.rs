@@ -70,9 +70,10 @@ impl StreamRequest {
 
     /// Answers with the stream of a topic, from where the reader left off if it can say so.
     pub(super) fn open(self, topic: Topic, interval: Option<Duration>) -> Result<Response, Problem> {
+        let holder = self.admitted.holder.unwrap_or_default();
         let stay = Arc::new(self.limits.enter(self.admitted)?);
         let resume = self.last_id.and_then(|id| topic.position_of(&id));
-        let subscription = self.hub.subscribe(topic, resume, interval)?;
+        let subscription = self.hub.subscribe(topic, holder, resume, interval)?;
         let headers = [
             (header::CONTENT_TYPE, "text/event-stream"),
             (header::CACHE_CONTROL, "no-store"),

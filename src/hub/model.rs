@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::DateTime;
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Format, Hub, Status, Step, Subscription, Topic};
+use super::{Format, Holder, Hub, Status, Step, Subscription, Topic};
 use crate::statistics::query::{Changes, Reading};
 use crate::statistics::{Calendar, Delta, Extent, Metric, Position, Resolution, SeriesKey, Snapshot, UnixMillis};
 
@@ -32,7 +32,7 @@ enum Event {
     EndSweep,
     Rebuild,
     ReadAgain,
-    Subscribe(usize, bool),
+    Subscribe(usize, u64, bool),
     /// A reader takes what there is for it.
     Advance(usize),
     /// A reader comes again, from where it was; the second says whether what it missed can be looked up.
@@ -44,9 +44,17 @@ enum Event {
     TakeWanted,
     Read(usize),
     EndReading(usize, bool),
+    /// What was heard becomes visible; those concerned are told later.
+    Show,
+    /// It is the turn of one holder.
+    Tell(u64),
+    /// It is everybody's turn.
     Publish,
     Note(usize),
 }
+
+/// Whose streams there are.
+const HOLDERS: std::ops::Range<u64> = 0..3;
 
 /// How a transaction is heard of.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +78,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::EndSweep),
         1 => Just(Event::Rebuild),
         1 => Just(Event::ReadAgain),
-        2 => (any::<usize>(), prop::bool::weighted(0.3)).prop_map(|(which, paced)| Event::Subscribe(which, paced)),
+        2 => (any::<usize>(), HOLDERS, prop::bool::weighted(0.3))
+            .prop_map(|(which, holder, paced)| Event::Subscribe(which, holder, paced)),
         6 => any::<usize>().prop_map(Event::Advance),
         2 => (any::<usize>(), prop::bool::weighted(0.9)).prop_map(|(which, found)| Event::Reconnect(which, found)),
         1 => Just(Event::Pass),
@@ -79,7 +88,9 @@ fn event() -> impl Strategy<Value = Event> {
         3 => Just(Event::TakeWanted),
         3 => any::<usize>().prop_map(Event::Read),
         3 => (any::<usize>(), prop::bool::weighted(0.9)).prop_map(|(which, good)| Event::EndReading(which, good)),
-        3 => Just(Event::Publish),
+        2 => Just(Event::Show),
+        3 => HOLDERS.prop_map(Event::Tell),
+        2 => Just(Event::Publish),
         2 => any::<usize>().prop_map(Event::Note),
     ]
 }
@@ -156,6 +167,7 @@ fn topics() -> Vec<Topic> {
 /// A page with a stream.
 struct Reader {
     topic: Topic,
+    holder: Holder,
     paced: bool,
     subscription: Subscription,
     /// Whether what it missed while it was away can be looked up.
@@ -167,15 +179,15 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(hub: &Arc<Hub>, topic: Topic, paced: bool) -> Self {
-        let subscription = subscribe(hub, &topic, None, paced);
+    fn new(hub: &Arc<Hub>, topic: Topic, holder: Holder, paced: bool) -> Self {
+        let subscription = subscribe(hub, &topic, holder, None, paced);
         let views = vec![BTreeMap::new(); topic.series.len()];
-        Self { topic, paced, subscription, found: true, views, status: None, last_id: None }
+        Self { topic, holder, paced, subscription, found: true, views, status: None, last_id: None }
     }
 
     fn reconnect(&mut self, hub: &Arc<Hub>, found: bool) {
         let position = self.last_id.as_deref().and_then(|id| self.topic.position_of(id));
-        self.subscription = subscribe(hub, &self.topic, position, self.paced);
+        self.subscription = subscribe(hub, &self.topic, self.holder, position, self.paced);
         self.found = found;
         self.status = None;
     }
@@ -227,8 +239,8 @@ impl Reader {
     }
 }
 
-fn subscribe(hub: &Arc<Hub>, topic: &Topic, resume: Option<Position>, paced: bool) -> Subscription {
-    hub.subscribe(topic.clone(), resume, paced.then_some(Duration::from_secs(3_600))).expect("room")
+fn subscribe(hub: &Arc<Hub>, topic: &Topic, holder: Holder, resume: Option<Position>, paced: bool) -> Subscription {
+    hub.subscribe(topic.clone(), holder, resume, paced.then_some(Duration::from_secs(3_600))).expect("room")
 }
 
 fn buckets(list: &Value) -> BTreeMap<UnixMillis, i64> {
@@ -237,6 +249,11 @@ fn buckets(list: &Value) -> BTreeMap<UnixMillis, i64> {
     list.iter()
         .map(|bucket| (time(bucket).expect("a time").timestamp_millis(), bucket["count"].as_i64().expect("a count")))
         .collect()
+}
+
+/// When it was whose turn: so late that the hub never comes to publish anything by itself.
+fn at_will() -> Instant {
+    Instant::now() + Duration::from_secs(3_600)
 }
 
 /// What a reader held at some time: the values, and the position that came with them.
@@ -269,9 +286,11 @@ impl Model {
             queue: VecDeque::new(),
             pruned_below: 10,
         };
+        let hub = Arc::<Hub>::default();
+        hub.lock().tell(&[], at_will());
         Self {
             postgres,
-            hub: Arc::default(),
+            hub,
             keys: keys(),
             topics: topics(),
             readers: Vec::new(),
@@ -343,9 +362,9 @@ impl Model {
                 postgres.pruned_below = postgres.next_xid;
             }
             Event::ReadAgain => self.hub.read_again(),
-            Event::Subscribe(which, paced) => {
+            Event::Subscribe(which, holder, paced) => {
                 let topic = self.topics[which % self.topics.len()].clone();
-                self.readers.push(Reader::new(&self.hub, topic, paced));
+                self.readers.push(Reader::new(&self.hub, topic, Holder::new(holder), paced));
             }
             Event::Advance(which) => {
                 if let Some(reader) = pick(&mut self.readers, which) {
@@ -376,7 +395,13 @@ impl Model {
                     _ => self.hub.join_failed(&key),
                 }
             }
-            Event::Publish => self.hub.lock().publish(),
+            Event::Show => self.hub.lock().show(),
+            Event::Tell(holder) => self.hub.lock().tell(&[Holder::new(holder)], at_will()),
+            Event::Publish => {
+                let mut state = self.hub.lock();
+                state.show();
+                state.tell(&HOLDERS.map(Holder::new).collect::<Vec<_>>(), at_will());
+            }
             Event::Note(which) => self.note(which),
         }
     }
@@ -476,17 +501,21 @@ proptest! {
 fn with_readers(count: usize) -> Model {
     let mut model = Model::new();
     for _ in 0..count {
-        model.apply(Event::Subscribe(0, false));
+        model.apply(Event::Subscribe(0, 0, false));
     }
     model.settle();
     model
 }
 
-/// A transaction of one row, heard.
+/// A transaction of one row, heard and told.
 fn happen(model: &mut Model) {
-    for event in
-        [Event::Begin, Event::Insert(0, 1), Event::Commit(0, Announcement::Whole), Event::Deliver, Event::Publish]
-    {
+    happen_at(model, 1);
+    model.apply(Event::Publish);
+}
+
+/// A transaction of one row at some time, heard.
+fn happen_at(model: &mut Model, when: u8) {
+    for event in [Event::Begin, Event::Insert(0, when), Event::Commit(0, Announcement::Whole), Event::Deliver] {
         model.apply(event);
     }
 }
@@ -529,7 +558,7 @@ fn a_stream_that_missed_versions_is_sent_their_changes_merged() {
 #[test]
 fn a_stream_with_an_interval_is_sent_values_no_more_often() {
     let mut model = with_readers(0);
-    model.apply(Event::Subscribe(0, true));
+    model.apply(Event::Subscribe(0, 0, true));
     model.settle();
     model.apply(Event::Pass);
     happen(&mut model);
@@ -543,33 +572,55 @@ fn a_stream_with_an_interval_is_sent_values_no_more_often() {
     assert!(sent(&mut model.readers[0]).is_some(), "until the time has come");
 }
 
-#[test]
-fn the_more_is_sent_the_longer_the_rest() {
-    let rest_with = |readers| {
-        let mut model = with_readers(readers);
-        happen(&mut model);
-        model.hub.lock().rest()
-    };
-    let [few, some, many] = [1, 700, 5_000].map(rest_with);
-    assert_eq!(few, super::SHORTEST_REST);
-    assert!(few < some && some < many, "{few:?} {some:?} {many:?}");
-    assert_eq!(many, super::LONGEST_REST - super::REST_OWED);
+/// How many buckets a message has.
+fn told(bytes: &Bytes) -> usize {
+    std::str::from_utf8(bytes).expect("UTF-8").matches("\"time\"").count()
+}
+
+fn has_id(bytes: &Bytes) -> bool {
+    bytes.windows(4).any(|window| window == b"\nid:")
 }
 
 #[test]
-fn when_writers_are_busy_the_rest_is_twice_as_long() {
-    let rest_after = |hearings| {
-        let mut model = with_readers(700);
-        model.hub.lock().hearings = hearings;
-        happen(&mut model);
-        model.hub.lock().rest() + super::REST_OWED
-    };
-    // The one that happens is heard as well.
-    assert_eq!(rest_after(super::MANY_HEARINGS - 1), 2 * rest_after(super::MANY_HEARINGS - 2));
-    let mut model = with_readers(5_000);
-    for _ in 0..100 {
-        model.hub.lock().hearings = super::MANY_HEARINGS;
-        happen(&mut model);
+fn a_holder_whose_turn_it_is_not_is_told_everything_later() {
+    for meanwhile in [Event::Beat, Event::SetStatus(true)] {
+        let mut model = with_readers(1);
+        model.apply(Event::Subscribe(0, 1, false));
+        model.settle();
+        for when in [1, 3] {
+            happen_at(&mut model, when);
+            model.apply(Event::Show);
+            model.apply(Event::Tell(0));
+        }
+        assert_eq!(sent(&mut model.readers[0]).as_ref().map(told), Some(2));
+        assert_eq!(sent(&mut model.readers[1]), None);
+        model.apply(meanwhile);
+        let other = sent(&mut model.readers[1]).expect("a message");
+        assert!(!has_id(&other), "which does not say that all was told: {other:?}");
+        // It misses the news of its turn, and asks for what it lacks.
+        model.apply(Event::Tell(1));
+        happen_at(&mut model, 7);
+        model.apply(Event::Publish);
+        assert_eq!(sent(&mut model.readers[1]).as_ref().map(told), Some(3), "after {meanwhile:?}");
+        model.apply(Event::Beat);
+        assert!(has_id(&sent(&mut model.readers[1]).expect("a heartbeat")), "now all was told");
+        model.settle();
+        model.check();
     }
-    assert_eq!(model.hub.lock().rest(), 2 * super::LONGEST_REST);
+}
+
+#[test]
+fn a_holder_who_comes_back_is_told_only_what_is_new() {
+    let mut model = with_readers(2);
+    model.readers.remove(1);
+    model.apply(Event::Subscribe(0, 1, false));
+    model.settle();
+    model.readers.remove(1);
+    happen_at(&mut model, 1);
+    model.apply(Event::Publish);
+    model.apply(Event::Subscribe(0, 1, false));
+    model.settle();
+    happen_at(&mut model, 3);
+    model.apply(Event::Publish);
+    assert_eq!(sent(&mut model.readers[1]).as_ref().map(told), Some(1));
 }

@@ -11,7 +11,8 @@ use super::catalogue::Catalogue;
 use super::frame::Frame;
 use super::series::Series;
 use super::topic::{Format, Told, Topic, TopicState};
-use super::{LINGER, LONGEST_REST, REST_OWED, SHORTEST_REST, Status, rest_for};
+use super::turns::{Holder, Sent, Turns};
+use super::{LINGER, Status};
 use crate::statistics::{Delta, Position, SeriesKey, UnixMillis};
 
 #[derive(Debug, Default)]
@@ -32,11 +33,8 @@ pub(super) struct State {
     pub(super) version: u64,
     /// The position as of the last publication, as text.
     pub(super) published_position: String,
-    pub(super) published_at: Option<Instant>,
-    /// How often something was heard since.
-    pub(super) hearings: u32,
-    /// The rest that was due then, for this publication and those before it.
-    pub(super) due_rest: Duration,
+    /// When whose streams are told what was published.
+    pub(super) turns: Turns,
     /// The series in which something waits to be published.
     dirty: Vec<SeriesKey>,
     pub(super) clock: Option<(UnixMillis, Instant)>,
@@ -125,11 +123,14 @@ impl State {
         let before = self.topics.len();
         self.topics.retain(|_, topic| {
             topic.snapshot = None;
+            topic.audiences.retain(|_, audience| audience.streams() > 0);
             if topic.streams() > 0 {
                 topic.left_at = None;
             }
             topic.streams() > 0 || topic.left_at.get_or_insert_with(Instant::now).elapsed() < LINGER
         });
+        let holders: HashSet<_> = self.topics.values().flat_map(|topic| topic.audiences.keys().copied()).collect();
+        self.turns.retain(|holder| holders.contains(&holder));
         if self.topics.len() == before {
             return;
         }
@@ -147,25 +148,28 @@ impl State {
 
 /// What is told to everyone at once.
 impl State {
-    pub(super) fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+    /// Whether there is anything to publish or to tell.
+    pub(super) fn is_pending(&self) -> bool {
+        !self.dirty.is_empty() || self.turns.is_owing()
     }
 
     pub(super) fn until_next_publication(&self) -> Duration {
-        self.published_at.map_or(Duration::ZERO, |at| self.rest().saturating_sub(at.elapsed()))
+        let next = self.turns.next(!self.dirty.is_empty());
+        next.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// How long after a publication the next one may be.
-    pub(super) fn rest(&self) -> Duration {
-        self.due_rest.saturating_sub(REST_OWED).clamp(SHORTEST_REST, 2 * LONGEST_REST)
-    }
-
-    /// Makes everything heard visible, in all series at once, and tells everyone whom it concerns.
+    /// Makes everything heard visible, and tells those whose turn it is.
     pub(super) fn publish(&mut self) {
+        self.show();
+        let now = Instant::now();
+        self.tell(&self.turns.due(now), now);
+    }
+
+    /// Makes everything heard visible, in all series at once: whomever it concerns is to be told.
+    pub(super) fn show(&mut self) {
         if self.dirty.is_empty() {
             return;
         }
-        let seen = self.version;
         self.version += 1;
         let mut concerned = HashSet::new();
         for key in std::mem::take(&mut self.dirty) {
@@ -177,35 +181,47 @@ impl State {
             }
         }
         self.refresh_published_position();
-        let (mut messages, mut bytes) = (0, 0);
-        for topic in &concerned {
-            let Some((streams, length)) = self.tell_changes(topic, seen) else { continue };
-            messages += streams;
-            bytes += streams * length;
+        for topic in concerned {
+            let audiences = self.topics.get(&topic).into_iter().flat_map(|topic| &topic.audiences);
+            for (holder, _) in audiences.filter(|(_, audience)| audience.streams() > 0) {
+                self.turns.owe(*holder, &topic);
+            }
         }
-        let now = Instant::now();
-        let rested = self.published_at.map_or(Duration::ZERO, |at| now - at);
-        self.due_rest =
-            self.due_rest.saturating_sub(rested) + rest_for(messages, bytes, std::mem::take(&mut self.hearings));
-        self.published_at = Some(now);
     }
 
-    /// Tells a topic what changed in the last publication: how many streams, and how many bytes each.
-    fn tell_changes(&mut self, topic: &Topic, seen: u64) -> Option<(usize, usize)> {
-        // Without streams nobody reads it; and whoever waits for a first reading is told everything after that.
-        if self.topics.get(topic)?.streams() == 0 || !self.all_joined(topic) {
-            return None;
+    /// Tells these holders everything that they are owed.
+    pub(super) fn tell(&mut self, holders: &[Holder], now: Instant) {
+        let mut sent = Vec::new();
+        for &holder in holders {
+            let topics = self.turns.take(holder);
+            sent.push((holder, topics.iter().map(|topic| self.tell_changes(topic, holder)).sum()));
         }
-        let bytes = self.encode(topic, Some(seen), &[]);
+        self.turns.rest(now, sent);
+    }
+
+    /// Tells the streams of a holder what changed in a topic since they were told the last time.
+    fn tell_changes(&mut self, topic: &Topic, holder: Holder) -> Sent {
+        // Whoever waits for a first reading is told everything after that.
+        if !self.all_joined(topic) {
+            return Sent::default();
+        }
+        let version = self.version;
+        let audience = self.topics.get_mut(topic).and_then(|topic| topic.audiences.get_mut(&holder));
+        // Without streams nobody reads it.
+        let Some(audience) = audience.filter(|audience| audience.streams() > 0) else { return Sent::default() };
+        let seen = std::mem::replace(&mut audience.version, version);
+        let bytes = self.merged_changes(topic, seen);
         if bytes.is_empty() {
-            return None;
+            return Sent::default();
         }
-        let told = self.told(topic);
-        let state = self.topics.get_mut(topic)?;
-        state.encoded = Some(((seen, self.version), bytes.clone()));
-        let told_to = (state.streams(), bytes.len());
-        state.tell(bytes, true, told);
-        Some(told_to)
+        let told = self.told(topic, version);
+        let audience = self.topics.get(topic).and_then(|topic| topic.audiences.get(&holder));
+        audience.map_or_else(Sent::default, |audience| {
+            let messages = audience.streams();
+            let sent = Sent { messages, bytes: messages * bytes.len() };
+            audience.tell(bytes, true, told);
+            sent
+        })
     }
 
     pub(super) fn set_status(&mut self, status: Status) {
@@ -213,9 +229,9 @@ impl State {
             return;
         }
         self.status = status;
-        for (topic, state) in &self.topics {
-            if topic.format == Format::Events {
-                state.tell(status_message(status), false, self.told(topic));
+        for (topic, state) in self.topics.iter().filter(|(topic, _)| topic.format == Format::Events) {
+            for audience in state.audiences.values() {
+                audience.tell(status_message(status), false, self.told(topic, audience.version));
             }
         }
     }
@@ -223,8 +239,11 @@ impl State {
     pub(super) fn beat(&mut self) {
         self.heartbeats += 1;
         self.refresh_published_position();
-        for (topic, state) in self.topics.iter().filter(|(_, state)| state.streams() > 0) {
-            state.tell(self.heartbeat(topic, true), false, self.told(topic));
+        for (topic, state) in &self.topics {
+            for audience in state.audiences.values().filter(|audience| audience.streams() > 0) {
+                let heartbeat = self.heartbeat(topic, audience.version == self.version);
+                audience.tell(heartbeat, false, self.told(topic, audience.version));
+            }
         }
     }
 
@@ -237,10 +256,10 @@ impl State {
         }
     }
 
-    /// What a stream of the topic has been told when it lacks nothing.
-    pub(super) fn told(&self, topic: &Topic) -> Told {
+    /// What a stream of the topic has been told when it lacks nothing but values of later versions.
+    pub(super) fn told(&self, topic: &Topic, version: u64) -> Told {
         Told {
-            version: Some(self.version),
+            version: Some(version),
             status: (topic.format == Format::Events).then_some(self.status),
             heartbeats: self.heartbeats,
         }

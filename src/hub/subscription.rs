@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::state::{State, status_message};
-use super::topic::{Format, News, Told, Topic, TopicState};
+use super::topic::{Format, News, Told, Topic};
 use super::{Hub, SNAPSHOT_LIFETIME};
 use crate::statistics::{Delta, Position};
 
@@ -138,8 +138,8 @@ impl Subscription {
         }
         let pause = self.pause();
         let bytes = self.compose(&mut state, joined && pause.is_none());
-        let up_to_date = joined && self.earlier.is_none() && self.told == state.told(&self.topic);
-        self.heard = state.topics.get(&self.topic).filter(|_| up_to_date).map(TopicState::number);
+        let up_to_date = joined && self.earlier.is_none() && self.told == state.told(&self.topic, state.version);
+        self.heard = up_to_date.then(|| self.news.borrow().number);
         match bytes {
             Some(bytes) => Ok(Step::Send(bytes)),
             None if up_to_date => Err(None),
@@ -217,7 +217,7 @@ impl State {
     }
 
     /// Everything that changed after the version that a stream has seen.
-    fn merged_changes(&mut self, topic: &Topic, seen: u64) -> Bytes {
+    pub(super) fn merged_changes(&mut self, topic: &Topic, seen: u64) -> Bytes {
         let step = (seen, self.version);
         let kept = self.topics.get(topic).and_then(|topic| topic.encoded.as_ref());
         if let Some((_, bytes)) = kept.filter(|(of_step, _)| *of_step == step) {

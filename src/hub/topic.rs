@@ -1,5 +1,6 @@
 //! What streams have in common: those of one topic get the same bytes.
 
+use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::Status;
+use super::turns::Holder;
 use crate::statistics::{Position, SeriesKey};
 
 /// What a stream shows.
@@ -87,21 +89,49 @@ pub(super) struct News {
 }
 
 /// What the hub knows of a topic that somebody watches.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct TopicState {
-    pub(super) news: watch::Sender<News>,
+    /// Who watches it.
+    pub(super) audiences: HashMap<Holder, Audience>,
     pub(super) left_at: Option<Instant>,
-    /// The bytes from one version to another, for streams that did not get the news as they came.
+    /// The bytes from one version to another: the same for all whom they are told.
     pub(super) encoded: Option<((u64, u64), Bytes)>,
     /// What newcomers are told: of which version, made when.
     pub(super) snapshot: Option<(u64, Instant, Bytes)>,
 }
 
 impl TopicState {
-    pub(super) fn new() -> Self {
-        Self { news: watch::Sender::default(), left_at: None, encoded: None, snapshot: None }
+    /// How many streams there are.
+    pub(super) fn streams(&self) -> usize {
+        self.audiences.values().map(Audience::streams).sum()
     }
 
+    /// The streams of a holder, as of this version if there are none yet.
+    pub(super) fn audience(&mut self, holder: Holder, version: u64) -> &mut Audience {
+        let audience = self.audiences.entry(holder).or_default();
+        if audience.streams() == 0 {
+            audience.version = version;
+        }
+        audience
+    }
+
+    /// Wakes all streams, as of this version; each asks what there is for it.
+    pub(super) fn ring(&mut self, version: u64) {
+        for audience in self.audiences.values_mut() {
+            audience.ring(version);
+        }
+    }
+}
+
+/// One holder's streams of a topic, which are told things at the same time.
+#[derive(Debug, Default)]
+pub(super) struct Audience {
+    pub(super) news: watch::Sender<News>,
+    /// Streams that are up to date with the news have been told all values up to this version, or later ones if they asked.
+    pub(super) version: u64,
+}
+
+impl Audience {
     pub(super) fn streams(&self) -> usize {
         self.news.receiver_count()
     }
@@ -113,16 +143,11 @@ impl TopicState {
         });
     }
 
-    /// Wakes all streams; each asks what there is for it.
-    pub(super) fn ring(&self) {
+    fn ring(&mut self, version: u64) {
+        self.version = version;
         self.news.send_modify(|news| {
             let number = news.number + 1;
             *news = News { after: number, number, ..News::default() };
         });
-    }
-
-    /// The number of the latest news.
-    pub(super) fn number(&self) -> u64 {
-        self.news.borrow().number
     }
 }
