@@ -27,8 +27,8 @@ const READ_SIZE: usize = 16 * 1024;
 pub(crate) enum Wish {
     /// Answers to these requests, in turns. What was sent is answered in the end: it may have been done.
     Answers(Vec<Vec<u8>>),
-    /// A stream on each connection. Those that are open are read, those that are refused are asked for again.
-    Streams(Vec<u8>),
+    /// One of these streams on each connection. Those that are open are read, those that are refused are asked for again.
+    Streams(Vec<Vec<u8>>),
 }
 
 /// How it went.
@@ -156,10 +156,8 @@ impl Callers {
 
     /// Sends the next request, which is far smaller than the socket's buffer.
     fn send(&mut self, number: usize) -> Outcome<()> {
-        let request = match &self.wish {
-            Wish::Answers(requests) => &requests[self.sent % requests.len()],
-            Wish::Streams(request) => request,
-        };
+        let (Wish::Answers(requests) | Wish::Streams(requests)) = &self.wish;
+        let request = &requests[self.sent % requests.len()];
         let caller = &mut self.callers[number];
         match caller.socket.write_all(request) {
             Ok(()) => {

@@ -8,6 +8,7 @@
 mod body;
 mod deadline;
 mod farewell;
+mod pace;
 mod places;
 mod progress;
 mod settings;
@@ -44,6 +45,7 @@ use crate::tls::Tls;
 pub(super) use body::BodyError;
 use body::TimedBody;
 use deadline::{Deadline, TooLong};
+use pace::Pace;
 pub(super) use places::Place;
 use places::{Full, Places};
 use progress::SharedProgress;
@@ -127,9 +129,17 @@ impl Connections {
 pub async fn serve(listener: TcpListener, connections: Arc<Connections>) {
     let tasks = TaskTracker::new();
     let stop = &connections.stop;
+    let mut pace = Pace::default();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((socket, peer)) => connections.receive(socket, peer, &tasks),
+            Ok((socket, peer)) => {
+                connections.receive(socket, peer, &tasks);
+                let now = Instant::now();
+                let next = pace.accepted(now);
+                if next > now {
+                    stop.run_until_cancelled(tokio::time::sleep_until(next)).await;
+                }
+            }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "connections cannot be accepted");

@@ -38,8 +38,8 @@ const DATABASE: &str = "flood";
 const CLOSED: &str = "closed";
 const OPEN: &str = "open";
 const SCOPES: &str = "ledger:write,statistics:read";
-/// What a page of the dashboard reads.
-const FLOOD_STREAM: &str = "/statistics/stream";
+/// So many of them are different ones, by their windows: none shares its series with another.
+const DIFFERENT_STREAMS: usize = 500;
 /// The base item of the client that is flooded. The flood inserts items of the others, so that counts tell them apart.
 const OWN: usize = 0;
 
@@ -240,7 +240,7 @@ fn wishes(beside: Beside, key: &str) -> Vec<(Wish, usize)> {
         Beside::Nothing => Vec::new(),
         Beside::Key => vec![
             (Wish::Answers(others().map(|request| http::with_key(&request, key)).collect()), FLOOD),
-            (Wish::Streams(http::with_key(&http::get_events(FLOOD_STREAM), key)), FLOOD_STREAMS),
+            (Wish::Streams(flood_streams().map(|request| http::with_key(&request, key)).collect()), FLOOD_STREAMS),
         ],
         Beside::Nobody => {
             let with_wrong_key = |wrong: String| http::with_key(&insert(OWN), &wrong);
@@ -250,6 +250,11 @@ fn wishes(beside: Beside, key: &str) -> Vec<(Wish, usize)> {
             ]
         }
     }
+}
+
+/// As a page of the dashboard reads them.
+fn flood_streams() -> impl Iterator<Item = Vec<u8>> {
+    (1..=DIFFERENT_STREAMS).map(|window| http::get_events(&format!("/statistics/stream?window={window}")))
 }
 
 /// Keys that look like good ones.
@@ -357,10 +362,10 @@ fn describe(run: &Run, section: &mut Section, figures: &Figures) {
         "A client sends {RATE} `POST /items` a second at moments fixed before, and has {STREAMS} streams of the item that \
          it inserts. Every client needs a key, and a key may send {} requests a second and have 200 streams. Beside it, \
          in turns of {} s each in the same server: nothing; another key, with {FLOOD} connections that insert as soon as \
-         they are answered, and with {streams} connections that ask for a stream (`GET {FLOOD_STREAM}`) until they have \
-         one; or nobody's keys, with {} connections that insert without a key and as many with wrong ones. A flood begins \
-         with the first request of its turn. Its threads take their share of the same cores: the client notices those, \
-         too. How many times is the median over rounds of turns, of the p99 in the flooded turn to that in the quiet one.",
+         they are answered, and with {streams} connections that ask for one of {DIFFERENT_STREAMS} different streams of \
+         `/statistics/stream` until they have one; or nobody's keys, with {} connections that insert without a key and as \
+         many with wrong ones. A flood begins with the first request of its turn. Its threads take their share of the same \
+         cores: the client notices those, too. How many times is the median over rounds of turns, of the p99 in the flooded turn to that in the quiet one.",
         number(f64::from(LIMIT)),
         run.plan.flood.as_secs(),
         FLOOD / 2,
