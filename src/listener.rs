@@ -47,7 +47,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 /// Notifications between the connection and the hub. When full the connection waits, and Postgres keeps the rest.
 const BUFFERED_NOTIFICATIONS: usize = 1024;
 /// So many series are read at the same time; they share the pool with everyone else.
-const CONCURRENT_READINGS: usize = 4;
+const CONCURRENT_READINGS: usize = 2;
 
 /// Why the listener starts over.
 #[derive(Debug, thiserror::Error)]

@@ -41,13 +41,16 @@ pub(super) struct Admitted {
     has_public_statistics: bool,
 }
 
-/// What the guard goes by.
+/// What the guard goes by. A shared handle: every request clones it.
 #[derive(Clone, Debug)]
-pub(super) struct Guard {
+pub(super) struct Guard(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     authority: Authority,
     rates: RateLimits,
     proxies: TrustedProxies,
-    refusals: Arc<Refusals>,
+    refusals: Refusals,
     refused: Family<Refused, Counter>,
 }
 
@@ -57,7 +60,7 @@ struct Refused {
 }
 
 /// Lets a request in, or answers it.
-pub(super) async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(Guard(guard)): State<Guard>, mut request: Request, next: Next) -> Response {
     let mut found = Found::default();
     let transport = request.extensions().get::<Transport>().copied();
     let mut response = match guard.admit(request.method(), request.headers(), transport, &mut found).await {
@@ -95,10 +98,13 @@ impl Guard {
             "Requests that the guard did not let in, by status",
             Family::clone(&refused),
         );
-        let refusals = Arc::new(Refusals::new());
-        Self { authority, rates: RateLimits::new(&rates), proxies: rates.trusted_proxies, refusals, refused }
+        let limits = RateLimits::new(&rates);
+        let proxies = rates.trusted_proxies;
+        Self(Arc::new(Inner { authority, rates: limits, proxies, refusals: Refusals::new(), refused }))
     }
+}
 
+impl Inner {
     async fn admit(
         &self,
         method: &Method,
