@@ -14,8 +14,8 @@ use crate::hub::{self, Holder};
 
 /// 16,384 streams take 50 MB, and leave room below the 20,000 files that a process may commonly have open.
 const MOST_STREAMS: usize = 16_384;
-/// An office that shares a key has fewer pages. Streams of one key keep the messages of all waiting for 12 ms then, where a
-/// thousand would for 60; and as a stream has nine series at most, they have a fifth of those there may be.
+/// An office that shares a key has fewer pages. Each of these sees something new every 12 ms, where a thousand would every
+/// 60; and as a stream has nine series at most, they have a fifth of those there may be.
 const MOST_STREAMS_PER_KEY: usize = 200;
 /// A year of hours, or seven days of minutes.
 const MOST_BUCKETS: u32 = 10_000;
