@@ -104,7 +104,8 @@ impl Turn {
 impl Turns {
     /// Somebody has a stream.
     pub(super) fn enter(&mut self, holder: Holder) {
-        self.holders.entry(holder).or_default();
+        let hearings = self.hearings;
+        self.holders.entry(holder).or_insert_with(|| Turn { hearings, ..Turn::default() });
     }
 
     /// Forgets whoever has none any more.
@@ -118,7 +119,9 @@ impl Turns {
 
     /// Something was published in this topic, which streams of this holder watch.
     pub(super) fn owe(&mut self, holder: Holder, topic: &Arc<Topic>) {
-        self.holders.entry(holder).or_default().owed.insert(Arc::clone(topic));
+        if let Some(turn) = self.holders.get_mut(&holder) {
+            turn.owed.insert(Arc::clone(topic));
+        }
     }
 
     /// Whether anybody is owed something.
@@ -145,9 +148,9 @@ impl Turns {
 
     /// Has those rest who were sent something, and notes whose turn is next.
     ///
-    /// As long as all together send no more than the hub has time for, a holder's rest would have to be that of all who
-    /// are busy. One who sends less than an equal share gets along with the rest that would be due if all were like them:
-    /// together, those send no more than the hub has time for either.
+    /// One who is alone rests for what was sent. Of several who are busy each rests as if all had been sent as much, but
+    /// not longer than for what all were sent: whoever is sent less than an equal share rests less, and together they are
+    /// sent at most twice as much as one would be.
     pub(super) fn rest(&mut self, now: Instant, sent: impl IntoIterator<Item = (Holder, Sent)>) {
         let mut told = Vec::new();
         for (holder, sent) in sent.into_iter().filter(|(_, sent)| sent.messages > 0) {
@@ -196,6 +199,7 @@ mod tests {
         let holder = |number: usize| Holder::new(number as u64);
         let watched = |(number, &streams)| Watched { holder: holder(number), streams, turns: Vec::new() };
         let mut all: Vec<_> = streams.iter().enumerate().map(watched).collect();
+        all.iter().for_each(|watched| turns.enter(watched.holder));
         let begin = Instant::now();
         for millis in 0..1_000 {
             let now = begin + Duration::from_millis(millis);
