@@ -31,6 +31,8 @@ const WRONG_KEYS: usize = 1_024;
 const BAR_P99: f64 = 15.0;
 /// How much slower at most when callers have to say who they are, in percent.
 const BAR_LOSS: f64 = 5.0;
+/// How long before a flood the client opens its connections.
+const HEAD_START: Duration = Duration::from_millis(100);
 /// Everything has arrived by then.
 const ARRIVAL: Duration = Duration::from_secs(30);
 /// The one that is flooded; and those for what keys cost.
@@ -185,13 +187,16 @@ impl Client<'_> {
         self.watch.until(base, ARRIVAL).await?;
         self.watch.record(base)?;
         let before = machine::processor_time(self.server.pid()?)?;
-        let begun = Instant::now();
-        let flood: Vec<_> = wishes(beside, other)
-            .into_iter()
-            .map(|(wish, connections)| Barrage::begin(self.server.address, wish, connections))
-            .collect::<Outcome<_>>()?;
+        // The client is there before the flood: its connections do not wait behind those of the flood.
+        let (address, begun) = (self.server.address, Instant::now() + HEAD_START);
         let due = schedule::jittered(begun, RATE, run.plan.flood);
-        let answers = self.send(due.clone()).await?;
+        let flood = async {
+            tokio::time::sleep_until(begun.into()).await;
+            let wishes = wishes(beside, other).into_iter();
+            wishes.map(|(wish, connections)| Barrage::begin(address, wish, connections)).collect::<Outcome<Vec<_>>>()
+        };
+        let (answers, flood) = tokio::join!(self.send(due.clone()), flood);
+        let (answers, flood) = (answers?, flood?);
         let (processor, taken) = (machine::processor_time(self.server.pid()?)? - before, begun.elapsed());
         let mut tallies = Vec::new();
         for barrage in flood {
@@ -364,8 +369,9 @@ fn describe(run: &Run, section: &mut Section, figures: &Figures) {
          in turns of {} s each in the same server: nothing; another key, with {FLOOD} connections that insert as soon as \
          they are answered, and with {streams} connections that ask for one of {DIFFERENT_STREAMS} different streams of \
          `/statistics/stream` until they have one; or nobody's keys, with {} connections that insert without a key and as \
-         many with wrong ones. A flood begins with the first request of its turn. Its threads take their share of the same \
-         cores: the client notices those, too. How many times is the median over rounds of turns, of the p99 in the flooded turn to that in the quiet one.",
+         many with wrong ones. A flood begins with the first request of its turn, for which the client has its connections \
+         already. The flood's threads take their share of the same cores: the client notices those, too. How many times is \
+         the median over rounds of turns, of the p99 in the flooded turn to that in the quiet one.",
         number(f64::from(LIMIT)),
         run.plan.flood.as_secs(),
         FLOOD / 2,
