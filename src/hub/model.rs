@@ -610,6 +610,19 @@ fn a_holder_whose_turn_it_is_not_is_told_everything_later() {
 }
 
 #[test]
+fn a_stream_that_nothing_happened_to_hears_how_far_it_is() {
+    let mut model = with_readers(1);
+    model.apply(Event::Subscribe(3, 1, false));
+    model.settle();
+    // The second one counts items, and this is a transfer.
+    happen(&mut model);
+    assert!(sent(&mut model.readers[0]).is_some());
+    assert!(sent(&mut model.readers[1]).is_none());
+    model.apply(Event::Beat);
+    assert!(has_id(&sent(&mut model.readers[1]).expect("a heartbeat")), "it lacks nothing");
+}
+
+#[test]
 fn a_holder_who_comes_back_is_told_only_what_is_new() {
     let mut model = with_readers(2);
     model.readers.remove(1);

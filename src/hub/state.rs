@@ -240,9 +240,11 @@ impl State {
         self.heartbeats += 1;
         self.refresh_published_position();
         for (topic, state) in &self.topics {
-            for audience in state.audiences.values().filter(|audience| audience.streams() > 0) {
-                let heartbeat = self.heartbeat(topic, audience.version == self.version);
-                audience.tell(heartbeat, false, self.told(topic, audience.version));
+            for (holder, audience) in state.audiences.iter().filter(|(_, audience)| audience.streams() > 0) {
+                // Versions in which nothing of theirs changed are not told: who is owed nothing lacks nothing.
+                let is_owed = self.turns.owes(*holder, topic);
+                let version = if is_owed { audience.version } else { self.version };
+                audience.tell(self.heartbeat(topic, !is_owed), false, self.told(topic, version));
             }
         }
     }

@@ -124,6 +124,11 @@ impl Turns {
         }
     }
 
+    /// Whether this holder's streams have not been told something in this topic.
+    pub(super) fn owes(&self, holder: Holder, topic: &Arc<Topic>) -> bool {
+        self.holders.get(&holder).is_some_and(|turn| turn.owed.contains(topic))
+    }
+
     /// Whether anybody is owed something.
     pub(super) fn is_owing(&self) -> bool {
         self.next_owed.is_some()
