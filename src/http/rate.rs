@@ -1,8 +1,9 @@
 //! How many requests a caller may send.
 //!
 //! Each caller has a bucket of requests that fills up steadily (GCRA, the generic cell rate algorithm): after a while
-//! of silence all of a window's requests may come at once, and then as many as are filled in. Unlike counters that
-//! start anew each minute, it lets nobody send two windows' requests around a turn of the minute.
+//! of silence all of a window's requests may come at once, or fewer of them where the rate says so, and then as many as
+//! are filled in. Unlike counters that start anew each minute, it lets nobody send two windows' requests around a turn
+//! of the minute.
 //!
 //! Two policies, each off until it is configured: by key, for who a caller is, and by address, for where they come
 //! from. Each server counts for itself: of two, either allows as much.
@@ -31,8 +32,8 @@ const ADDRESS: &str = "address";
 /// How many requests are allowed, and who says where they come from.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct RateSettings {
-    /// How many requests a key, a token or somebody signed in may send, as in 100/s, 600/min or 10000/h [default: no
-    /// limit]
+    /// How many requests a key, a token or somebody signed in may send, as in 100/s, 600/min or 10000/h; with
+    /// `,burst=N` behind it, N of them at once at most [default: no limit]
     #[arg(
         long,
         env = "NEWCYCLE_RATE_LIMIT_PER_KEY",

@@ -143,6 +143,22 @@ mod tests {
     }
 
     #[test]
+    fn less_than_a_windows_requests_may_be_allowed_at_once() {
+        let (limiter, clock) = limiter("60/min,burst=2");
+        let sent = || (0..10).filter(|_| limiter.check(&1).is_allowed).count();
+        assert_eq!(sent(), 2);
+        let in_the_minute: usize = (0..60)
+            .map(|_| {
+                clock.advance(Duration::from_secs(1));
+                sent()
+            })
+            .sum();
+        assert_eq!(in_the_minute, 60);
+        clock.advance(Duration::from_secs(3_600));
+        assert_eq!(limiter.check(&1), allowed(1, 1), "no more than two, however long it was silent");
+    }
+
+    #[test]
     fn there_is_no_turn_of_the_window_to_send_twice_as_much_around() {
         let (limiter, clock) = limiter("60/min");
         clock.advance(Duration::from_secs(59));

@@ -1,4 +1,4 @@
-//! How many requests in which time.
+//! How many requests in which time, and how many of them at once.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -6,13 +6,15 @@ use std::str::FromStr;
 
 use governor::Quota;
 
-/// So many requests in a window of time: `100/s`, `600/min`, `10000/h`.
+/// So many requests in a window of time: `100/s`, `600/min`, `10000/h`, `2000/s,burst=200`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// How many requests may come at once, and how many in each window.
+    /// How many requests may come in each window.
     pub requests: NonZeroU32,
     /// In which time.
     pub window: Window,
+    /// How many of them may come at once, where that is not all.
+    pub burst: Option<NonZeroU32>,
 }
 
 /// The time in which a rate's requests may come.
@@ -29,7 +31,8 @@ pub enum Window {
 /// What is no rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a rate: it takes a number of requests from 1 on and s, min or h, as in 100/s, 600/min or 10000/h"
+    "{0:?} is not a rate: it takes a number of requests from 1 on and s, min or h, as in 100/s, 600/min or 10000/h, \
+     and may say how many of them may come at once, as in 2000/s,burst=200"
 )]
 pub struct MalformedRate(pub String);
 
@@ -56,11 +59,12 @@ impl Window {
 
 impl Rate {
     pub(super) fn quota(self) -> Quota {
-        match self.window {
+        let quota = match self.window {
             Window::Second => Quota::per_second(self.requests),
             Window::Minute => Quota::per_minute(self.requests),
             Window::Hour => Quota::per_hour(self.requests),
-        }
+        };
+        quota.allow_burst(self.burst.unwrap_or(self.requests))
     }
 
     /// Within how many seconds a request is filled in, of a bucket that is not full.
@@ -74,20 +78,30 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, MalformedRate> {
         let parse = || {
-            let (requests, window) = text.split_once('/')?;
-            // FromStr would take a sign.
-            let is_number = requests.bytes().all(|byte| byte.is_ascii_digit());
-            let requests = is_number.then(|| requests.parse().ok())??;
+            let (rate, burst) = text.split_once(",burst=").map_or((text, None), |(rate, burst)| (rate, Some(burst)));
+            let (requests, window) = rate.split_once('/')?;
+            let requests = number(requests)?;
             let window = Window::ALL.into_iter().find(|known| known.name() == window)?;
-            Some(Self { requests, window })
+            let burst = match burst {
+                Some(burst) => Some(number(burst).filter(|burst| *burst <= requests)?),
+                None => None,
+            };
+            Some(Self { requests, window, burst })
         };
         parse().ok_or_else(|| MalformedRate(text.to_owned()))
     }
 }
 
+fn number(text: &str) -> Option<NonZeroU32> {
+    // FromStr would take a sign.
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok())?
+}
+
 impl fmt::Display for Rate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.requests, self.window.name())
+        write!(formatter, "{}/{}", self.requests, self.window.name())?;
+        self.burst.map_or(Ok(()), |burst| write!(formatter, ",burst={burst}"))
     }
 }
 
@@ -111,9 +125,13 @@ mod tests {
 
     fn rate() -> impl Strategy<Value = Rate> {
         let window = proptest::sample::select(Window::ALL.to_vec());
-        (1_u32.., window).prop_map(|(requests, window)| {
-            let requests = NonZeroU32::new(requests).expect("at least one");
-            Rate { requests, window }
+        let some = |number| NonZeroU32::new(number).expect("at least one");
+        (1_u32.., window).prop_flat_map(move |(requests, window)| {
+            proptest::option::of(1..=requests).prop_map(move |burst| Rate {
+                requests: some(requests),
+                window,
+                burst: burst.map(some),
+            })
         })
     }
 
@@ -124,7 +142,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_read_is_written_in_the_same_way(text in "0{0,2}[0-9]{1,11}/(s|min|h)") {
+        fn what_is_read_is_written_in_the_same_way(text in "0{0,2}[0-9]{1,11}/(s|min|h)(,burst=[1-9][0-9]{0,5})?") {
             if let Ok(rate) = text.parse::<Rate>() {
                 prop_assert_eq!(rate.to_string(), text.trim_start_matches('0'));
             }
@@ -140,7 +158,7 @@ mod tests {
         /// The library rounds to nanoseconds, and takes what is too fast for those as one.
         #[test]
         fn every_rate_is_a_quota(rate in rate()) {
-            prop_assert_eq!(rate.quota().burst_size(), rate.requests);
+            prop_assert_eq!(rate.quota().burst_size(), rate.burst.unwrap_or(rate.requests));
         }
     }
 
@@ -164,6 +182,12 @@ mod tests {
             "4294967296/s",
             "٣/s",
             "5/10s",
+            "5/s,burst=",
+            "5/s,burst=0",
+            "5/s,burst=6",
+            "5/s,burst=+1",
+            "5/s, burst=1",
+            "5/s,burst=1,burst=1",
         ] {
             let error = text.parse::<Rate>().expect_err(text).to_string();
             assert!(error.starts_with(&format!("{text:?} is not a rate")) && error.contains("600/min"), "{error}");
