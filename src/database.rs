@@ -18,8 +18,9 @@ const OLDEST_VERSION: i32 = 150_000;
 /// A request that gets no connection for so long is told to come again: either the database is away, or there is more
 /// to do than can be done.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Connections for what the server does of itself: a sweep, a fold, and some series being read at the same time.
-const OWN_CONNECTIONS: u32 = 4;
+/// Connections for what the server does of itself: a sweep, a fold, some series being read at the same time, what exports
+/// record, and one that hears the bell of jobs.
+const OWN_CONNECTIONS: u32 = 6;
 /// A host that does not answer within this is down; the next one is tried.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -45,7 +46,7 @@ pub struct DatabaseSettings {
     /// Database of the Postgres to use [default: newcycle]
     #[arg(long, env = "PGDATABASE", value_name = "NAME", global = true)]
     pub pgdatabase: Option<String>,
-    /// How many connections the server keeps at most, for requests; it has five more of its own
+    /// How many connections the server keeps at most, for requests; it has seven more of its own, and one for each export that is made
     #[arg(long, env = "NEWCYCLE_DATABASE_CONNECTIONS", value_name = "N", default_value_t = 16, global = true)]
     pub database_connections: u32,
     /// Where newcycle's own Postgres and other files are kept

@@ -10,6 +10,8 @@ mod connection;
 mod cookie;
 mod cors;
 mod document;
+mod download;
+mod exports;
 mod extract;
 mod guard;
 mod health;
@@ -26,6 +28,7 @@ mod sse;
 mod statistics;
 mod transfers;
 mod users;
+mod watch;
 
 use std::sync::Arc;
 
@@ -46,6 +49,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::auth::Authority;
+use crate::exports::Exports;
 use crate::hub::Hub;
 use crate::ledger::{Writer, writer};
 use crate::statistics::{Metric, Resolution};
@@ -66,6 +70,7 @@ pub struct App {
     pool: PgPool,
     hub: Arc<Hub>,
     writer: Writer,
+    exports: Exports,
     turns: records::Turns,
     metrics: Arc<Registry>,
     authority: Authority,
@@ -86,11 +91,12 @@ pub struct Settings {
 }
 
 impl App {
-    /// Handlers use connections of this pool, and these live series. Single rows are written by the tasks. The authority
+    /// Handlers use connections of this pool, these live series and these exports. Single rows are written by the tasks. The authority
     /// says who callers are.
     pub fn start(
         pool: PgPool,
         hub: Arc<Hub>,
+        exports: Exports,
         authority: Authority,
         settings: Settings,
         tasks: &mut JoinSet<()>,
@@ -104,6 +110,7 @@ impl App {
             pool,
             hub,
             writer,
+            exports,
             metrics: Arc::new(registry),
             authority,
             limits: Limits::new(settings.limits),
@@ -123,6 +130,7 @@ impl App {
     tags(
         (name = "ledger", description = "Base items, items, users and transfers: inserted and read, never changed"),
         (name = "statistics", description = "Exact counts by millisecond … year, once and live"),
+        (name = "exports", description = "Files of the ledger: started, watched, cancelled, downloaded"),
         (name = "session", description = "Who you are; signing in and out of the dashboard"),
         (name = "health", description = "For whoever keeps the server running"),
     ),
@@ -138,6 +146,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(items::router()) //       POST GET /items, GET /items/{id}, …/owner, …/transfers, PUT …/ownership
         .merge(transfers::router()) //   POST GET /transfers, GET /transfers/{id}
         .merge(statistics::router()) //  GET /statistics/{metric}/{resolution}, /statistics/stream
+        .merge(exports::router()) //      POST GET /exports, GET DELETE /exports/{id}, …/events, …/cancel, …/data
         .merge(session::router()) //     GET POST DELETE /session
         .merge(metrics::router()) //     GET /metrics
 }

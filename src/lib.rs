@@ -8,6 +8,8 @@
 //! - [`database`]: the connection, the schema, and a Postgres of our own where none is given;
 //! - [`auth`]: who a caller is, and what they may do;
 //! - [`listener`]: hears from Postgres what was written, and alone tells the hub;
+//! - [`jobs`]: a queue of leases for what takes longer than a request, and a bell that rings when something changes;
+//! - [`exports`]: the ledger as files: their states, the workers that make them, the store;
 //! - [`tls`]: certificates from files, for whoever serves;
 //! - [`http`]: the REST interface, the streams, the dashboard; imports everyone, imported only by [`server`];
 //! - [`server`] puts the tasks together, [`command`] is the command line, [`telemetry`] the logs.
@@ -18,8 +20,10 @@
 pub mod auth;
 pub mod command;
 pub mod database;
+pub mod exports;
 pub mod http;
 pub mod hub;
+pub mod jobs;
 pub mod ledger;
 pub mod listener;
 pub mod server;

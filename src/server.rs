@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authority;
 use crate::database::Database;
+use crate::exports::{Depot, ExportSettings, Exports};
 use crate::http::{self, App, ConnectionSettings, Connections};
 use crate::hub::Hub;
 use crate::listener;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub tls: Option<Tls>,
     /// What clients may ask for in connections and in time.
     pub connections: ConnectionSettings,
+    /// How exports are made and kept.
+    pub exports: ExportSettings,
 }
 
 /// Serves on the given sockets until the shutdown is asked for, and until then everything has ended.
@@ -46,6 +49,7 @@ pub async fn run(
     database: &Database,
     listeners: Vec<TcpListener>,
     authority: Authority,
+    depot: Depot,
     settings: Settings,
     shutdown: CancellationToken,
 ) -> Result<(), ServerError> {
@@ -62,10 +66,12 @@ pub async fn run(
     if let Some(tls) = &settings.tls {
         tasks.spawn(tls.clone().follow(stop.clone()));
     }
+    let exports = Exports::new(database, depot, settings.exports, stop.clone());
+    exports.start(&mut tasks);
 
     // These write for requests, and end with the last of them.
     let mut writers = JoinSet::new();
-    let router = http::router(App::start(database.pool.clone(), hub, authority, settings.http, &mut writers));
+    let router = http::router(App::start(database.pool.clone(), hub, exports, authority, settings.http, &mut writers));
     let connections = Connections::new(router, &settings.connections, settings.tls.as_ref(), stop.clone());
     let connections = Arc::new(connections);
     let mut servers = JoinSet::new();

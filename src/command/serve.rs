@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{CommandError, cancel_on_signal, print};
 use crate::auth::{AuthSettings, Authority};
 use crate::database::{Database, DatabaseSettings};
+use crate::exports::{Depot, ExportSettings};
 use crate::http::{self, ConnectionSettings, CorsSettings, LimitSettings, RateSettings};
 use crate::server;
 use crate::tls::TlsSettings;
@@ -37,6 +38,8 @@ pub struct ServeSettings {
     rates: RateSettings,
     #[command(flatten, next_help_heading = "Limits")]
     limits: LimitSettings,
+    #[command(flatten, next_help_heading = "Exports")]
+    exports: ExportSettings,
     #[command(flatten, next_help_heading = "TLS")]
     tls: TlsSettings,
     #[command(flatten, next_help_heading = "Connections")]
@@ -49,6 +52,7 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
     let server_settings = server::Settings {
         tls: settings.tls.load()?,
         connections: settings.connections,
+        exports: settings.exports,
         http: http::Settings { limits: settings.limits, rates: settings.rates, cors: settings.cors },
     };
     server_settings.connections.raise_file_limit()?;
@@ -63,6 +67,7 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
     let shutdown = CancellationToken::new();
     let _stop_on_signal = tokio::spawn(cancel_on_signal(shutdown.clone()));
 
+    let data_dir = &database.data_dir;
     let Some(database) = shutdown.run_until_cancelled(Database::open(database)).await.transpose()? else {
         return Ok(());
     };
@@ -82,7 +87,8 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
         if authority.is_open() {
             print("  access     open to whoever reaches it; `newcycle keys create` makes a first key");
         }
-        server::run(&database, listeners, authority, server_settings, shutdown).await?;
+        let depot = Depot::open(&server_settings.exports.export_store, data_dir)?;
+        server::run(&database, listeners, authority, depot, server_settings, shutdown).await?;
         Ok::<_, CommandError>(())
     }
     .await;

@@ -73,6 +73,69 @@ pub(super) enum ChangeProblems {
     Unavailable(Problem),
 }
 
+/// What can go wrong with something that is to be started.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "a list of answers")]
+pub(super) enum StartProblems {
+    /// The body is not JSON, or it broke off
+    #[response(status = 400, content_type = PROBLEM)]
+    Malformed(Problem),
+    /// The body is too large
+    #[response(status = 413, content_type = PROBLEM)]
+    TooLarge(Problem),
+    /// The body is not `application/json`
+    #[response(status = 415, content_type = PROBLEM)]
+    UnsupportedMediaType(Problem),
+    /// A field is wrong, or names something that does not exist
+    #[response(status = 422, content_type = PROBLEM)]
+    Invalid(Problem),
+    /// The server or its database cannot do this now, or there are as many as may be
+    #[response(status = "5XX", content_type = PROBLEM)]
+    Unavailable(Problem),
+}
+
+/// What can go wrong with a change of state.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "a list of answers")]
+pub(super) enum TransitionProblems {
+    /// There is no such thing
+    #[response(status = 404, content_type = PROBLEM)]
+    NotFound(Problem),
+    /// That cannot be done in the state that it is in
+    #[response(status = 409, content_type = PROBLEM)]
+    WrongState(Problem),
+    /// A parameter is wrong
+    #[response(status = 422, content_type = PROBLEM)]
+    Invalid(Problem),
+    /// The server or its database cannot do this now
+    #[response(status = "5XX", content_type = PROBLEM)]
+    Unavailable(Problem),
+}
+
+/// What can go wrong with a download.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "a list of answers")]
+pub(super) enum DownloadProblems {
+    /// There is no such thing
+    #[response(status = 404, content_type = PROBLEM)]
+    NotFound(Problem),
+    /// There is no file, or not yet
+    #[response(status = 409, content_type = PROBLEM)]
+    WrongState(Problem),
+    /// The file has been removed
+    #[response(status = 410, content_type = PROBLEM)]
+    Gone(Problem),
+    /// The file has no such part
+    #[response(status = 416, content_type = PROBLEM)]
+    RangeNotSatisfiable(Problem),
+    /// A parameter is wrong
+    #[response(status = 422, content_type = PROBLEM)]
+    Invalid(Problem),
+    /// The server, its database or its store cannot do this now
+    #[response(status = "5XX", content_type = PROBLEM)]
+    Unavailable(Problem),
+}
+
 /// What can go wrong with something that is looked up by its id.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "a list of answers")]

@@ -12,6 +12,7 @@ use super::boundary::Fault;
 use super::connection::BodyError;
 use super::records::BodyTooLarge;
 use crate::auth::{KeyError, Refusal, Scope, SignInError, TokenError};
+use crate::exports::{Cap, ExportError, IllegalTransition};
 use crate::hub::TooManySeries;
 use crate::ledger::LedgerError;
 use crate::ledger::bulk::{Rejection, Report};
@@ -77,10 +78,16 @@ pub enum Kind {
     TimedOut,
     /// 409.
     Conflict,
+    /// 409.
+    WrongState,
+    /// 410.
+    Gone,
     /// 413.
     TooLarge,
     /// 415.
     UnsupportedMediaType,
+    /// 416.
+    RangeNotSatisfiable,
     /// 421.
     Misdirected,
     /// 422.
@@ -121,6 +128,11 @@ impl Kind {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This cannot be done with that method")
             }
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "The id belongs to another row"),
+            Self::WrongState => (StatusCode::CONFLICT, "wrong-state", "That cannot be done in this state"),
+            Self::Gone => (StatusCode::GONE, "gone", "There was such a thing, and is no more"),
+            Self::RangeNotSatisfiable => {
+                (StatusCode::RANGE_NOT_SATISFIABLE, "range-not-satisfiable", "The file has no such part")
+            }
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large"),
             Self::UnsupportedMediaType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -251,6 +263,26 @@ impl From<LedgerError> for Problem {
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         Self::database(Arc::new(error))
+    }
+}
+
+impl From<ExportError> for Problem {
+    fn from(error: ExportError) -> Self {
+        match error {
+            ExportError::NotFound(_) => Self::new(Kind::NotFound, error.to_string()),
+            ExportError::Illegal(IllegalTransition { state, .. }) if state.is_terminal() => {
+                Self::new(Kind::WrongState, error.to_string())
+            }
+            ExportError::Illegal(_) => Self::new(Kind::WrongState, format!("{error}: cancel it first")),
+            ExportError::Full(Cap::PerCaller(most)) => Self::new(
+                Kind::TooManyRequests,
+                format!("{most} exports of yours wait or run, which is the limit: come again when one is over"),
+            ),
+            ExportError::Full(Cap::All(most)) => {
+                Self::new(Kind::Unavailable, format!("{most} exports wait or run, which is the limit"))
+            }
+            ExportError::Database(source) => source.into(),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sqlx::PgPool;
@@ -26,7 +26,7 @@ use crate::statistics::{Delta, Position, query};
 /// all come to the next one in the same second.
 const RETRY_MILLIS: std::ops::Range<u64> = 500..3_000;
 /// What a reader who connects again saw last.
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// A resumed stream that waits longer for what it missed gets everything instead.
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -49,7 +49,6 @@ impl FromRequestParts<App> for StreamRequest {
             return Err(Problem::new(Kind::Internal, "this route is not guarded"));
         };
         let text = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let mut accepted = text(header::ACCEPT).unwrap_or("").split(',');
         Ok(Self {
             hub: Arc::clone(&app.hub),
             pool: app.pool.clone(),
@@ -57,9 +56,15 @@ impl FromRequestParts<App> for StreamRequest {
             admitted: Admitted::clone(admitted),
             takeover: Takeover::clone(takeover),
             last_id: text(LAST_EVENT_ID).map(str::to_owned),
-            is_wanted: accepted.any(|range| range.split(';').next().unwrap_or("").trim() == "text/event-stream"),
+            is_wanted: is_wanted(&parts.headers),
         })
     }
+}
+
+/// Whether a request asks for a stream.
+pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("").split(',');
+    accepted.any(|range| range.split(';').next().unwrap_or("").trim() == "text/event-stream")
 }
 
 impl StreamRequest {
@@ -233,7 +238,8 @@ impl<W: Wire> Writer<'_, W> {
     }
 }
 
-fn retry() -> Bytes {
+/// Says how long readers wait before they connect again.
+pub(super) fn retry() -> Bytes {
     let span = RETRY_MILLIS.end - RETRY_MILLIS.start;
     // Every `RandomState` is seeded differently.
     let millis = RETRY_MILLIS.start + RandomState::new().hash_one(0) % span;

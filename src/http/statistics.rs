@@ -297,15 +297,19 @@ fn parse_metric(name: &str, field: &str) -> Result<Metric, Problem> {
 }
 
 fn parse_calendar(resolution: &str, zone: Option<&str>) -> Result<Calendar, Problem> {
-    let resolution: Resolution = resolution
-        .parse()
-        .map_err(|error: statistics::resolution::UnknownResolution| Problem::field("resolution", error.to_string()))?;
-    let zone = statistics::parse_time_zone(zone.unwrap_or("UTC"))
-        .map_err(|error| Problem::field("timezone", error.to_string()))?;
-    Ok(Calendar { resolution, zone })
+    Ok(Calendar { resolution: parse_resolution(resolution)?, zone: parse_zone(zone.unwrap_or("UTC"))? })
 }
 
-async fn check_base_item(pool: &PgPool, metrics: &[Metric], base_item: Option<Uuid>) -> Result<(), Problem> {
+pub(super) fn parse_resolution(name: &str) -> Result<Resolution, Problem> {
+    name.parse()
+        .map_err(|error: statistics::resolution::UnknownResolution| Problem::field("resolution", error.to_string()))
+}
+
+pub(super) fn parse_zone(name: &str) -> Result<Tz, Problem> {
+    statistics::parse_time_zone(name).map_err(|error| Problem::field("timezone", error.to_string()))
+}
+
+pub(super) async fn check_base_item(pool: &PgPool, metrics: &[Metric], base_item: Option<Uuid>) -> Result<(), Problem> {
     let Some(id) = base_item else { return Ok(()) };
     if let Some(metric) = metrics.iter().find(|metric| !metric.knows_base_items()) {
         return Err(Problem::field("base_item_id", format!("{metric} cannot be counted by base item")));

@@ -25,6 +25,9 @@ pub(in crate::http) enum LedgerRead {}
 pub(in crate::http) enum StatisticsRead {}
 /// Reading the server's own figures, which are never public.
 pub(in crate::http) enum FiguresRead {}
+/// Starting, watching, cancelling and downloading exports. Whose they are is another question: see
+/// [`Viewer`](crate::exports::Viewer).
+pub(in crate::http) enum ManageExports {}
 
 impl Policy for LedgerWrite {
     const SCOPE: Scope = Scope::LedgerWrite;
@@ -38,6 +41,9 @@ impl Policy for StatisticsRead {
 }
 impl Policy for FiguresRead {
     const SCOPE: Scope = Scope::StatisticsRead;
+}
+impl Policy for ManageExports {
+    const SCOPE: Scope = Scope::Exports;
 }
 
 /// Proof that the caller may do what the handler does. It comes first in a handler's signature: who may not is told
