@@ -18,6 +18,12 @@ export async function explore(page: Page, query = ''): Promise<void> {
   await expect(page.getByTestId('status')).toHaveText('Live');
 }
 
+/** Opens the page of exports. */
+export async function openExports(page: Page, query = '', server = ''): Promise<void> {
+  await page.goto(`${server}/?page=exports${query}`);
+  await expect(page.getByTestId('status')).toHaveText('Live');
+}
+
 export async function becomesLive(page: Page): Promise<void> {
   await expect(page.getByTestId('status')).toHaveText('Live');
   for (const card of await page.locator('[data-testid^="metric-"]').all()) {

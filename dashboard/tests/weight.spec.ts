@@ -1,5 +1,5 @@
 import { expect, test, type Response } from '@playwright/test';
-import { becomesLive, explore } from './dashboard';
+import { becomesLive, explore, openExports } from './dashboard';
 import { gzippedSize, scriptsAmong } from './weight';
 
 /** Of gzipped JavaScript. */
@@ -11,6 +11,7 @@ test('the page is light, keeps to itself, and is downloaded once', async ({ page
   await page.goto('/');
   await becomesLive(page);
   await explore(page);
+  await openExports(page);
 
   const scripts = scriptsAmong(responses);
   expect(scripts.length).toBeGreaterThan(0);

@@ -12,9 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
-use object_store::{ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig, WriteMultipart};
+use object_store::{ClientConfigKey, GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig, WriteMultipart};
 use uuid::Uuid;
 
 /// So much of a file is sent to the store at a time. S3 takes 10,000 of these, which makes 80 GB.
@@ -23,7 +23,7 @@ const PART_BYTES: usize = 8 << 20;
 pub(super) const PARTS_UNDER_WAY: usize = 2;
 /// A store that does not do what it is asked within this has failed, for now: the export is tried again a little later.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: &str = "60 seconds";
 const RETRIES: usize = 3;
 
 /// Which store is meant.
@@ -100,9 +100,10 @@ impl Depot {
             Store::S3 { bucket, prefix } => {
                 let retry =
                     RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
+                let timeout = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
                 let builder = AmazonS3Builder::from_env()
                     .with_bucket_name(bucket)
-                    .with_client_options(ClientOptions::default().with_timeout(REQUEST_TIMEOUT))
+                    .with_config(timeout, REQUEST_TIMEOUT)
                     .with_retry(retry);
                 Self::at(Arc::new(builder.build()?), prefix)
             }

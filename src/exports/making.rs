@@ -5,8 +5,8 @@
 
 use std::io::{self, Write};
 use std::mem;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::depot::{self, Depot, PARTS_UNDER_WAY};
 use super::format::Encoder;
-use super::{Order, tuples};
+use super::{Column, Dataset, Order, tuples};
 
 /// So many bytes of rows are handed to the encoder at a time: each hand-over costs some microseconds.
 const BATCH_BYTES: usize = 64 << 10;
@@ -41,6 +41,8 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Counts {
     pub(super) rows: AtomicI64,
     pub(super) bytes: AtomicI64,
+    /// How many rows Postgres expects, once it was asked.
+    pub(super) estimated_rows: OnceLock<i64>,
 }
 
 /// What was made.
@@ -100,9 +102,7 @@ pub(super) struct Source {
     pub(super) as_of: DateTime<Utc>,
     /// Which transactions it shows.
     pub(super) snapshot: String,
-    /// How many rows Postgres expects.
-    pub(super) estimated_rows: Option<i64>,
-    statement: String,
+    query: String,
 }
 
 impl Source {
@@ -132,18 +132,19 @@ impl Source {
         // The first query of the transaction takes the snapshot.
         let row = client.query_one("select pg_current_snapshot()::text, clock_timestamp()", &[]).await?;
         let (snapshot, as_of) = (row.get(0), row.get::<_, std::time::SystemTime>(1).into());
-        let query = order.query();
-        // What a function returns the planner cannot guess.
-        let estimated_rows = match order.dataset {
-            super::Dataset::Statistics => None,
-            _ => estimate(&client, &query).await?,
-        };
-        let statement = format!("copy ({query}) to stdout (format binary)");
-        Ok(Self { client, cancel, _connection: connection_task, as_of, snapshot, estimated_rows, statement })
+        Ok(Self { client, cancel, _connection: connection_task, as_of, snapshot, query: order.query() })
+    }
+
+    /// How many rows the planner expects.
+    async fn estimate(&self) -> Result<Option<i64>, MakeError> {
+        let row = self.client.query_one(&format!("explain (format json) {}", self.query), &[]).await?;
+        let plan: serde_json::Value = row.get(0);
+        Ok(plan[0]["Plan"]["Plan Rows"].as_i64())
     }
 
     async fn rows(&self) -> Result<impl Stream<Item = Result<Bytes, tokio_postgres::Error>> + use<>, MakeError> {
-        Ok(self.client.copy_out(&self.statement).await?)
+        let statement = format!("copy ({}) to stdout (format binary)", self.query);
+        Ok(self.client.copy_out(&statement).await?)
     }
 
     /// Has Postgres stop: it would only notice that nobody listens when it has rows to send, and it may sort for minutes
@@ -151,13 +152,6 @@ impl Source {
     pub(super) async fn cancel(self) {
         let _ = tokio::time::timeout(CANCEL_TIMEOUT, self.cancel.cancel_query(NoTls)).await;
     }
-}
-
-/// How many rows the planner expects.
-async fn estimate(client: &tokio_postgres::Client, query: &str) -> Result<Option<i64>, MakeError> {
-    let row = client.query_one(&format!("explain (format json) {query}"), &[]).await?;
-    let plan: serde_json::Value = row.get(0);
-    Ok(plan[0]["Plan"]["Plan Rows"].as_i64())
 }
 
 /// Makes the file: all of it and the store has it, or nothing. Until the halt is asked for.
@@ -194,6 +188,12 @@ async fn pump(
     counts: &Arc<Counts>,
     upload: &mut WriteMultipart,
 ) -> Result<Made, MakeError> {
+    // What a function returns the planner cannot guess.
+    if order.dataset != Dataset::Statistics
+        && let Some(rows) = source.estimate().await?
+    {
+        counts.estimated_rows.get_or_init(|| rows);
+    }
     let rows = source.rows().await?;
     let (batches, to_encode) = mpsc::channel(BATCHES);
     let (pieces, mut to_store) = mpsc::channel(PIECES);
@@ -241,7 +241,7 @@ async fn pump(
 /// Encodes rows until there are no more.
 fn encode(
     mut encoder: Encoder<Output>,
-    columns: &'static [super::Column],
+    columns: &'static [Column],
     mut batches: mpsc::Receiver<Vec<Bytes>>,
     counts: &Counts,
 ) -> Result<Made, MakeError> {

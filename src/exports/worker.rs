@@ -178,15 +178,12 @@ async fn open(exports: &Exports, lease: Lease, source: &Source) -> Result<(), Le
     let mut transaction = exports.0.own_pool.begin().await?;
     lease.hold(&mut transaction).await?;
     apply(&mut transaction, lease.id, Event::Open).await?;
-    sqlx::query(
-        "update jobs.exports set as_of = $2, snapshot = $3::pg_snapshot, estimated_rows = $4, reason = null where id = $1",
-    )
-    .bind(lease.id)
-    .bind(source.as_of)
-    .bind(&source.snapshot)
-    .bind(source.estimated_rows)
-    .execute(&mut *transaction)
-    .await?;
+    sqlx::query("update jobs.exports set as_of = $2, snapshot = $3::pg_snapshot, reason = null where id = $1")
+        .bind(lease.id)
+        .bind(source.as_of)
+        .bind(&source.snapshot)
+        .execute(&mut *transaction)
+        .await?;
     transaction.commit().await?;
     Ok(())
 }
@@ -220,12 +217,13 @@ async fn report(exports: &Exports, lease: Lease, counts: &Counts) -> Result<Stat
     lease.renew(&mut transaction).await?;
     // What has not changed is not written: each write rings the bell.
     sqlx::query(
-        "update jobs.exports set rows_done = $2, bytes_done = $3
-        where id = $1 and (rows_done, bytes_done) is distinct from ($2, $3)",
+        "update jobs.exports set rows_done = $2, bytes_done = $3, estimated_rows = $4
+        where id = $1 and (rows_done, bytes_done, estimated_rows) is distinct from ($2, $3, $4)",
     )
     .bind(lease.id)
     .bind(counts.rows.load(Ordering::Relaxed))
     .bind(counts.bytes.load(Ordering::Relaxed))
+    .bind(counts.estimated_rows.get())
     .execute(&mut *transaction)
     .await?;
     let state = state(&mut transaction, lease).await?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use newcycle::auth::{self, Authority};
 use newcycle::database::Database;
 use newcycle::database::embedded::{Durability, EmbeddedPostgres, Endpoint, Settings};
+use newcycle::exports::Depot;
 use newcycle::server;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -31,6 +32,7 @@ static DATABASES: AtomicU32 = AtomicU32::new(0);
 async fn cluster() -> &'static Endpoint {
     CLUSTER
         .get_or_init(|| async {
+            sweep_directories();
             let directory = run_directory();
             let mut settings = Settings::new(&directory);
             settings.durability = Durability::Throwaway;
@@ -50,15 +52,18 @@ async fn cluster() -> &'static Endpoint {
 fn run_directory() -> PathBuf {
     let memory = Path::new("/dev/shm");
     let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-    // Left over from runs that are no more.
-    for entry in base.read_dir().into_iter().flatten().flatten() {
+    base.join(format!("newcycle-test-{}", std::process::id()))
+}
+
+/// Removes what is left over from runs that are no more.
+fn sweep_directories() {
+    for entry in run_directory().parent().and_then(|base| base.read_dir().ok()).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix("newcycle-test-"));
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
-    base.join(format!("newcycle-test-{}", std::process::id()))
 }
 
 async fn execute(endpoint: &Endpoint, database: &str, statement: &str) {
@@ -144,6 +149,11 @@ async fn program(program: &str, name: &str, arguments: &[&str], input: &str) -> 
     Some(String::from_utf8(output.stdout).expect("UTF-8"))
 }
 
+/// Where the servers of a database keep their files.
+pub fn data_directory(name: &str) -> PathBuf {
+    run_directory().join("data").join(name)
+}
+
 /// A running server, stopped when dropped.
 pub struct Server {
     pub name: String,
@@ -194,9 +204,11 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
+        let data_directory = data_directory(name);
         let task = tokio::spawn(async move {
             let authority = Authority::load(database.own_pool.clone(), auth).await.expect("the keys can be read");
-            server::run(&database, vec![listener], authority, settings, token).await.expect("the server runs");
+            let depot = Depot::open(&settings.exports.export_store, &data_directory).expect("a store");
+            server::run(&database, vec![listener], authority, depot, settings, token).await.expect("the server runs");
             database.close().await;
         });
         let server = Self {

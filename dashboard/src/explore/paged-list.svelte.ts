@@ -3,18 +3,29 @@
 import type { PageRequest } from '../lib/api';
 import type { Page } from '../lib/api-types';
 import { Inquiry } from '../lib/inquiry.svelte';
+import type { Problem } from '../lib/problem';
 
-const PAGE_SIZE = 20;
+export const PAGE_SIZE = 20;
 
 // As the server has it.
-const LARGEST_PAGE_SIZE = 1_000;
+export const LARGEST_PAGE_SIZE = 1_000;
 
-interface Listed<Row> {
+export interface Listed<Row> {
   readonly rows: readonly Row[];
   readonly hasOlder: boolean;
 }
 
-export class PagedList<Row> extends Inquiry<Listed<Row>> {
+/** A list as it is shown. */
+export interface Listing<Row> {
+  /** Undefined until it is known. */
+  readonly answer: Listed<Row> | undefined;
+  /** Why it is not known, or not whether it is still so. */
+  readonly problem: Problem | undefined;
+  refresh(): Promise<void>;
+  older(): Promise<void>;
+}
+
+export class PagedList<Row> extends Inquiry<Listed<Row>> implements Listing<Row> {
   #wanted = PAGE_SIZE;
 
   constructor(private readonly list: (page: PageRequest) => Promise<Page<Row>>) {

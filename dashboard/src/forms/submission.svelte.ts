@@ -28,4 +28,11 @@ export class Submission {
       this.busy = false;
     }
   }
+
+  /** What is complained of before anything is sent. */
+  refuse(fields: FormErrors['fields']): void {
+    if (this.busy) return;
+    this.createdId = undefined;
+    this.errors = { fields, general: [] };
+  }
 }

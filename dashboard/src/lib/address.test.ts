@@ -61,6 +61,7 @@ test.each<Partial<View>>([
   { page: 'explore', subject: { kind: 'item', id: 'i' }, at: Date.UTC(2026, 1, 3) },
   { page: 'explore', subject: { kind: 'user', id: 'u' } },
   { page: 'explore', signIn: true },
+  { page: 'exports', baseItem: 'b' },
 ])('a view is read from the address as it was written: %j', (changes) => {
   const view = { ...FIRST_VISIT, ...changes };
   expect(viewIn(withView(page('?resolution=day&timezone=Asia/Tokyo&user=x'), view))).toEqual(view);
@@ -69,6 +70,7 @@ test.each<Partial<View>>([
 test.each<[Partial<View>, string]>([
   [{}, 'By the minute – newcycle'],
   [{ page: 'explore' }, 'Explore – newcycle'],
+  [{ page: 'exports' }, 'Exports – newcycle'],
   [
     { page: 'explore', subject: { kind: 'item', id: '0197a000-0000-7000-8000-00000000abcd' } },
     'Item …0000abcd – newcycle',

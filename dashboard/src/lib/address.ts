@@ -4,9 +4,14 @@ import { isSpanName, rangeIn, USUAL_WINDOW, type Range } from './range';
 import { DEFAULT_RESOLUTION, isResolution, type Resolution } from './resolution';
 import { browserTimeZone, isTimeZone } from './zone';
 
+/** The pages there are. The first is shown unless the address names another. */
+export const PAGES = ['statistics', 'explore', 'exports'] as const;
+
+export type PageName = (typeof PAGES)[number];
+
 /** What is shown. */
 export interface View {
-  readonly page: 'statistics' | 'explore';
+  readonly page: PageName;
   readonly resolution: Resolution;
   readonly zone: string;
   readonly range: Range;
@@ -52,7 +57,7 @@ export function viewIn(address: URL): View {
   const zone = said(ZONE);
   const known = isResolution(resolution) ? resolution : DEFAULT_RESOLUTION;
   return {
-    page: said(PAGE) === 'explore' ? 'explore' : 'statistics',
+    page: PAGES.find((page) => page === said(PAGE)) ?? 'statistics',
     resolution: known,
     zone: zone !== undefined && isTimeZone(zone) ? zone : browserTimeZone(),
     range: rangeIn(rangeOf(said(LAST), momentOf(said(FROM)), momentOf(said(TO))), known),
@@ -73,7 +78,7 @@ export function withView(address: URL, view: View): URL {
     if (value === undefined) changed.searchParams.delete(name);
     else changed.searchParams.set(name, value);
   };
-  say(PAGE, view.page === 'explore' ? view.page : undefined);
+  say(PAGE, view.page === 'statistics' ? undefined : view.page);
   say(RESOLUTION, view.resolution);
   // Also the browser's own: whoever gets the link may be elsewhere.
   say(ZONE, view.zone);
@@ -112,6 +117,7 @@ function subjectOf(item: string | undefined, user: string | undefined): Subject 
 /** What the page is called, in tabs and bookmarks. */
 export function titleOf({ page, subject, resolution }: View): string {
   if (page === 'statistics') return `By the ${resolution} – newcycle`;
+  if (page === 'exports') return 'Exports – newcycle';
   return subject === undefined
     ? 'Explore – newcycle'
     : `${subject.kind === 'item' ? 'Item' : 'User'} …${subject.id.slice(-8)} – newcycle`;

@@ -14,6 +14,10 @@ export type Owner = Schemas['Owner'];
 export type Transfer = Schemas['Transfer'];
 export type NewTransfer = Schemas['NewTransfer'];
 
+export type Export = Schemas['Export'];
+/** Only these two must be said: what has a default is generated as if it had to be, too. */
+export type NewExport = Pick<Schemas['NewExport'], 'dataset' | 'format'> & Partial<Schemas['NewExport']>;
+
 export type Breakdown = Schemas['Breakdown'];
 
 export type SessionStatus = Schemas['Session'];

@@ -3,8 +3,10 @@
 import type {
   BaseItem,
   Breakdown,
+  Export,
   Item,
   NewBaseItem,
+  NewExport,
   NewItem,
   NewTransfer,
   NewUser,
@@ -46,6 +48,13 @@ export interface Api {
   holdings(userId: string, at: number | undefined, page: PageRequest): Promise<Page<Item>>;
   /** Whose events there are from one moment until another: the first so many base items, and the rest. */
   breakdown(metric: Metric, range: { from: number; to: number }, limit: number): Promise<Breakdown>;
+  /** Exports of the reader, newest first. */
+  exports(page: PageRequest): Promise<Page<Export>>;
+  startExport(body: NewExport): Promise<Export>;
+  /** Has an export made no further; a problem of status 409 where it is over. */
+  cancelExport(id: string): Promise<Export>;
+  /** Drops the file of an export; what was exported when stays known. */
+  deleteExport(id: string): Promise<void>;
   /** Who asks, and what they may do. */
   session(): Promise<SessionStatus>;
   /** Begins a session in exchange for a key; a problem of status 401 where nobody has such a key. */
@@ -124,6 +133,17 @@ export function createApi(base = '', send: typeof fetch = (input, init) => fetch
         to: new Date(to).toISOString(),
         limit,
       }),
+    exports: (page) => list<Export>('/exports', page),
+    startExport: (body) => create<Export>('/exports', body),
+    cancelExport: async (id) =>
+      (await request(`${exportPath(id)}/cancel`, {
+        method: 'POST',
+        headers: { accept: 'application/json' },
+        ...patiently(),
+      })) as Export,
+    deleteExport: async (id) => {
+      await request(exportPath(id), { method: 'DELETE', ...patiently() });
+    },
     session: () => read<SessionStatus>('/session'),
     signIn: async (key) =>
       (await request('/session', { ...posted({ key }), ...patiently() })) as SessionStatus,
@@ -131,6 +151,15 @@ export function createApi(base = '', send: typeof fetch = (input, init) => fetch
       await request('/session', { method: 'DELETE', ...patiently() });
     },
   };
+}
+
+/** Where the file of an export is downloaded from. */
+export function exportDataPath(id: string): string {
+  return `${exportPath(id)}/data`;
+}
+
+function exportPath(id: string): string {
+  return `/exports/${encodeURIComponent(id)}`;
 }
 
 function posted(body: object): RequestInit {

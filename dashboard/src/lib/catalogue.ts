@@ -34,14 +34,17 @@ export class Catalogue {
     });
   }
 
-  async #described(item: Item): Promise<DescribedItem> {
-    const { base_item_id: id } = item;
-    const description = await remembered(
+  /** What items of a base item are. */
+  description(baseItemId: string): Promise<string> {
+    return remembered(
       this.#descriptions,
-      id,
-      async () => (await this.api.baseItem(id)).description,
+      baseItemId,
+      async () => (await this.api.baseItem(baseItemId)).description,
     );
-    return { ...item, description };
+  }
+
+  async #described(item: Item): Promise<DescribedItem> {
+    return { ...item, description: await this.description(item.base_item_id) };
   }
 }
 

@@ -1,0 +1,171 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import type { Export, Page } from '../lib/api-types';
+import { FIRST_ANSWER_MS, FIRST_RETRY_MS, GIVE_UP_MS, type EventStream } from '../lib/connection';
+import { ProblemError } from '../lib/problem';
+import { LiveExports } from './live-exports.svelte';
+
+const TOO_MANY = { title: 'Too many', status: 429, errors: [] };
+
+function pageOf(ids: readonly string[], next: string | null = null): Page<Export> {
+  const data = ids.map((id) => ({
+    id,
+    dataset: 'users' as const,
+    format: 'csv' as const,
+    compression: 'none' as const,
+    state: 'created' as const,
+    version: 1,
+    progress: { rows: 0, bytes: 0 },
+    created_at: '2026-11-22T05:36:10Z',
+  }));
+  return { data, next_page_token: next };
+}
+
+class FakeStream implements EventStream {
+  readyState = 1;
+  closed = false;
+  readonly #listeners = new Map<string, (event: Event) => void>();
+
+  constructor(readonly url: string) {}
+
+  addEventListener(type: string, listener: (event: Event) => void): void {
+    this.#listeners.set(type, listener);
+  }
+
+  close(): void {
+    this.closed = true;
+    this.readyState = 2;
+  }
+
+  send(page: Page<Export>): void {
+    this.#listeners.get('message')?.(new MessageEvent('message', { data: JSON.stringify(page) }));
+  }
+
+  fail(readyState: 0 | 2): void {
+    this.readyState = readyState;
+    this.#listeners.get('error')?.(new Event('error'));
+  }
+}
+
+describe('the list of exports', () => {
+  beforeEach(() => {
+    vi.useFakeTimers();
+  });
+
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  function open(answer: () => Promise<Page<Export>> = () => Promise.resolve(pageOf([]))) {
+    const streams: FakeStream[] = [];
+    let refusals = 0;
+    const list = new LiveExports(
+      { exports: answer },
+      { refused: () => (refusals += 1) },
+      (url) => {
+        const stream = new FakeStream(url);
+        streams.push(stream);
+        return stream;
+      },
+      () => 1,
+    );
+    const present = () => {
+      const stream = streams.at(-1);
+      if (stream === undefined) throw new Error('no stream was opened');
+      return stream;
+    };
+    const ids = () => list.answer?.rows.map(({ id }) => id);
+    return { list, streams, present, ids, refusals: () => refusals };
+  }
+
+  test('is what the stream says last', () => {
+    const { list, present, ids } = open();
+    expect([list.status, list.answer]).toEqual(['connecting', undefined]);
+    present().send(pageOf(['b', 'a']));
+    present().send(pageOf(['c', 'b', 'a'], 'further'));
+    expect([list.status, ids(), list.answer?.hasOlder]).toEqual(['live', ['c', 'b', 'a'], true]);
+  });
+
+  test('says when the connection is lost, and keeps what it knew', () => {
+    const { list, present, ids, refusals } = open();
+    present().fail(0);
+    expect(list.status).toBe('connecting');
+    present().send(pageOf(['a']));
+    present().fail(0);
+    expect([list.status, ids(), refusals()]).toEqual(['reconnecting', ['a'], 0]);
+    present().send(pageOf(['b', 'a']));
+    expect([list.status, ids()]).toEqual(['live', ['b', 'a']]);
+  });
+
+  test('asks for a longer stream when older exports are wanted, and goes on with that', async () => {
+    const { list, streams, present, ids } = open();
+    present().send(pageOf(['b'], 'further'));
+    const older = list.older();
+    expect([streams[0]?.closed, present().url]).toEqual([true, '/exports?page_size=40']);
+    streams[0]?.send(pageOf(['late']));
+    expect(ids()).toEqual(['b']);
+    present().send(pageOf(['b', 'a']));
+    await older;
+    expect([ids(), list.answer?.hasOlder, list.status]).toEqual([['b', 'a'], false, 'live']);
+  });
+
+  test('comes by itself where a stream is refused, and is asked for again', async () => {
+    const { list, streams, present, ids, refusals } = open(() => Promise.resolve(pageOf(['a'])));
+    present().fail(2);
+    await vi.advanceTimersByTimeAsync(0);
+    expect([ids(), list.status, refusals()]).toEqual([['a'], 'connecting', 1]);
+    await vi.advanceTimersByTimeAsync(FIRST_RETRY_MS);
+    expect(streams).toHaveLength(2);
+    present().send(pageOf(['b']));
+    expect([ids(), list.status]).toEqual([['b'], 'live']);
+  });
+
+  test('says why it is refused, until it is not', async () => {
+    const { list, present } = open(() => Promise.reject(new ProblemError(TOO_MANY)));
+    const refreshed = list.refresh();
+    present().fail(2);
+    await refreshed;
+    expect(list.problem).toEqual(TOO_MANY);
+    await vi.advanceTimersByTimeAsync(FIRST_RETRY_MS);
+    present().send(pageOf(['a']));
+    expect(list.problem).toBeUndefined();
+  });
+
+  test('leaves it to the session to say who may not see it', async () => {
+    const { list, present } = open(() => Promise.reject(new ProblemError({ ...TOO_MANY, status: 403 })));
+    present().fail(2);
+    await vi.advanceTimersByTimeAsync(0);
+    expect(list.problem).toBeUndefined();
+  });
+
+  test('does not believe the late answer to why it was refused', async () => {
+    let answer!: (page: Page<Export>) => void;
+    const { present, ids } = open(() => new Promise((resolve) => (answer = resolve)));
+    present().fail(2);
+    await vi.advanceTimersByTimeAsync(FIRST_RETRY_MS);
+    present().send(pageOf(['newer']));
+    answer(pageOf(['older']));
+    await vi.advanceTimersByTimeAsync(0);
+    expect(ids()).toEqual(['newer']);
+  });
+
+  test('is asked for through another connection where one is not answered, or silent for long', async () => {
+    const { list, streams, present } = open();
+    await vi.advanceTimersByTimeAsync(FIRST_ANSWER_MS);
+    expect(streams).toHaveLength(2);
+    present().send(pageOf(['a']));
+    await vi.advanceTimersByTimeAsync(GIVE_UP_MS);
+    expect([streams.length, list.status]).toEqual([3, 'live']);
+    await vi.advanceTimersByTimeAsync(FIRST_ANSWER_MS);
+    expect([streams.length, list.status]).toEqual([4, 'reconnecting']);
+  });
+
+  test('asks no more once it is closed', async () => {
+    const { list, streams } = open();
+    const waiting = list.refresh();
+    list.close();
+    await waiting;
+    await vi.advanceTimersByTimeAsync(10 * GIVE_UP_MS);
+    expect(streams.filter(({ closed }) => !closed)).toEqual([]);
+    expect(streams).toHaveLength(2);
+  });
+});
