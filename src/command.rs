@@ -1,6 +1,8 @@
 //! The command line: one binary, every setting as a flag and as an environment variable.
 
+mod client;
 pub mod demo;
+pub mod export;
 pub mod import;
 pub mod keys;
 pub mod ready;
@@ -39,6 +41,8 @@ Examples:
   newcycle --pghost db.example --pguser newcycle
                                          serve with that Postgres; put the password into PGPASSWORD
   newcycle import --transfers sales.csv  load a file into the ledger
+  newcycle export transfers -o sales.csv.gz
+                                         write a file of what a running server has
   newcycle demo --rate 20                let things happen on a running server";
 
 #[derive(Debug, Subcommand)]
@@ -49,6 +53,8 @@ enum Command {
     Migrate,
     /// Load files into the ledger, with ids and times of their own: all of it or nothing
     Import(import::ImportSettings),
+    /// Have a running server make a file of the ledger, or of a slice of it, and download that
+    Export(export::ExportSettings),
     /// Make, list, rotate and revoke the keys with which services and people say who they are
     Keys(keys::KeysSettings),
     /// Let things happen on a running server: a stream of made-up items, users and transfers, for a look at the pages
@@ -88,6 +94,7 @@ async fn execute(line: CommandLine) -> Result<ExitCode, CommandError> {
             tracing::info!("the schema is up to date");
         }
         Command::Import(settings) => return import::run(&settings, &line.database).await,
+        Command::Export(settings) => return export::run(settings).await,
         Command::Keys(settings) => keys::run(settings, &line.database).await?,
         Command::Demo(settings) => demo::run(&settings).await?,
         Command::Openapi => print(&http::openapi().to_pretty_json()?),

@@ -40,11 +40,21 @@ pub(crate) fn post_head(path: &str, content_type: &str, length: u64) -> Vec<u8> 
     head.into_bytes()
 }
 
+/// A request to remove something.
+pub(crate) fn delete(path: &str) -> Vec<u8> {
+    format!("DELETE {path} HTTP/1.1\r\nhost: {HOST}\r\n\r\n").into_bytes()
+}
+
 /// The same request from the holder of a key.
 pub(crate) fn with_key(request: &[u8], key: &str) -> Vec<u8> {
+    with_header(request, "authorization", &format!("Bearer {key}"))
+}
+
+/// The same request with one more header.
+pub(crate) fn with_header(request: &[u8], name: &str, value: &str) -> Vec<u8> {
     let line = request.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let (line, rest) = request.split_at(line);
-    [line, format!("authorization: Bearer {key}\r\n").as_bytes(), rest].concat()
+    [line, format!("{name}: {value}\r\n").as_bytes(), rest].concat()
 }
 
 /// The head of a response.

@@ -34,8 +34,16 @@ pub(crate) fn describe(directory: &Path) -> Outcome<Description> {
 
 /// The resident memory of a process, in bytes.
 pub(crate) fn resident(pid: u32) -> Outcome<u64> {
-    let path = format!("/proc/{pid}/status");
-    let kilobytes: u64 = field(&path, "VmRSS").trim_end_matches(" kB").parse()?;
+    memory_of(pid, "VmRSS")
+}
+
+/// The most resident memory that a process has had so far, in bytes.
+pub(crate) fn peak(pid: u32) -> Outcome<u64> {
+    memory_of(pid, "VmHWM")
+}
+
+fn memory_of(pid: u32, name: &str) -> Outcome<u64> {
+    let kilobytes: u64 = field(&format!("/proc/{pid}/status"), name).trim_end_matches(" kB").parse()?;
     Ok(kilobytes * 1024)
 }
 

@@ -1,6 +1,7 @@
 //! What is measured.
 
 mod bulk;
+mod exports;
 mod fan_out;
 mod flood;
 mod foreign_writers;
@@ -31,13 +32,23 @@ pub(crate) enum Measurement {
     Queries,
     /// pgbench with newcycle's triggers and without
     ForeignWriters,
+    /// Files of the ledger: \copy to against exports, and their memory
+    Exports,
     /// One client floods, another is to notice nothing; and what keys cost
     Flood,
 }
 
 impl Measurement {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::SingleRow, Self::Bulk, Self::Latency, Self::FanOut, Self::Queries, Self::ForeignWriters, Self::Flood];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::SingleRow,
+        Self::Bulk,
+        Self::Latency,
+        Self::FanOut,
+        Self::Queries,
+        Self::ForeignWriters,
+        Self::Exports,
+        Self::Flood,
+    ];
 
     pub(crate) async fn take(self, run: &Run) -> Outcome<Section> {
         match self {
@@ -47,6 +58,7 @@ impl Measurement {
             Self::FanOut => fan_out::measure(run).await,
             Self::Queries => queries::measure(run).await,
             Self::ForeignWriters => foreign_writers::measure(run).await,
+            Self::Exports => exports::measure(run).await,
             Self::Flood => flood::measure(run).await,
         }
     }
@@ -68,6 +80,7 @@ impl fmt::Display for Measurement {
             Self::FanOut => "Fan-out",
             Self::Queries => "Statistics queries",
             Self::ForeignWriters => "Foreign writers",
+            Self::Exports => "Exports",
             Self::Flood => "Floods",
         })
     }

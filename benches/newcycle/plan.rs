@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) many_events: u64,
     /// Queries for each resolution, zone and ledger in a repetition.
     pub(crate) queries: usize,
+    /// Rows of exports: few, some, many.
+    pub(crate) export_rows: [u64; 3],
     /// Streams opened on the large ledger in a repetition.
     pub(crate) openings: usize,
 }
@@ -65,6 +67,7 @@ impl Plan {
             bulk_rows: 300_000,
             few_events: 1_000_000,
             many_events: 50_000_000,
+            export_rows: [100_000, 1_000_000, 10_000_000],
             queries: 50,
             openings: 50,
         }
@@ -88,6 +91,7 @@ impl Plan {
             bulk_rows: 30_000,
             few_events: 100_000,
             many_events: 300_000,
+            export_rows: [10_000, 30_000, 100_000],
             queries: 20,
             openings: 20,
         }

@@ -6,18 +6,15 @@ mod story;
 
 use std::fmt;
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::Url;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::client::{Failure, Server, Target};
 use super::{CommandError, cancel_on_signal, print, tell};
-use crate::tls::{file_or_nothing, named};
-use client::{Failure, Server};
 use random::Random;
 use story::{Event, Kind, Story};
 
@@ -40,16 +37,8 @@ const HIGHEST_RATE: f64 = 100_000.0;
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = DEMO_HELP)]
 pub struct DemoSettings {
-    /// Address of the server
-    #[arg(long, env = "NEWCYCLE_URL", value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = parse_url)]
-    url: Url,
-    /// Whom else than the system does to trust with certificates for https://: a PEM file, for instance the server's own
-    /// certificate if it has signed that itself
-    #[arg(long, env = "NEWCYCLE_CA_CERTIFICATE", value_name = "FILE", value_parser = file_or_nothing())]
-    ca_certificate: Option<PathBuf>,
-    /// Key to say who you are with, if the server asks: one with the scopes ledger:read and ledger:write
-    #[arg(long, env = "NEWCYCLE_KEY", hide_env_values = true, value_name = "KEY")]
-    key: Option<String>,
+    #[command(flatten)]
+    target: Target,
     /// How many events a second happen on average; now and then more, now and then fewer
     #[arg(long, value_name = "EVENTS", default_value_t = 5.0, value_parser = parse_rate)]
     rate: f64,
@@ -64,7 +53,7 @@ pub struct DemoSettings {
 const DEMO_HELP: &str = "\
 It writes into the ledger over REST, as any other service would, and rows of a ledger stay: use one that is not kept,
 such as that of `newcycle --data-dir /tmp/newcycle-demo`. Of ten events, six are transfers, three are new items, one is
-a new user. Only items of the demo's own base items change hands.
+a new user. Only items of the demo's own base items change hands. A key needs the scopes ledger:read and ledger:write.
 
 When the server goes away, the demo waits for it and sends again what was not answered; nothing happens twice, as all
 rows have ids. At the end it says what the server acknowledged: exactly that is in the ledger.
@@ -72,15 +61,6 @@ rows have ids. At the end it says what the server acknowledged: exactly that is 
 Examples:
   newcycle demo                           5 events a second on the server on this machine, until Ctrl-C
   newcycle demo --rate 1000 --duration 60 a busy minute";
-
-fn parse_url(text: &str) -> Result<Url, String> {
-    let url: Url = text.parse().map_err(|_| "it is not a URL such as http://127.0.0.1:8080".to_owned())?;
-    if ["http", "https"].contains(&url.scheme()) {
-        Ok(url)
-    } else {
-        Err("it must begin with http:// or https://".to_owned())
-    }
-}
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().map_err(|_| "it is not a number".to_owned())?;
@@ -93,8 +73,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) async fn run(settings: &DemoSettings) -> Result<(), CommandError> {
-    let server =
-        Server::new(&settings.url, settings.key.as_deref(), named(settings.ca_certificate.as_ref()), IN_FLIGHT)?;
+    let server = Server::new(&settings.target, IN_FLIGHT)?;
     let stop = CancellationToken::new();
     let _stop_on_signal = tokio::spawn(cancel_on_signal(stop.clone()));
     let story = Story::new(Random::new(settings.seed.unwrap_or_else(Random::seed)));

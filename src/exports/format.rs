@@ -100,8 +100,8 @@ impl Compression {
 
 /// Writes rows as a file.
 pub(super) enum Encoder<W: Write + Send> {
-    Csv(Csv<Compressed<W>>),
-    Ndjson(Ndjson<Compressed<W>>),
+    Csv(Box<Csv<Compressed<W>>>),
+    Ndjson(Box<Ndjson<Compressed<W>>>),
     Parquet(Box<Parquet<W>>),
 }
 
@@ -114,8 +114,8 @@ impl<W: Write + Send> Encoder<W> {
         output: W,
     ) -> io::Result<Self> {
         Ok(match format {
-            Format::Csv => Self::Csv(Csv::new(columns, Compressed::new(compression, output)?)?),
-            Format::Ndjson => Self::Ndjson(Ndjson::new(columns, Compressed::new(compression, output)?)),
+            Format::Csv => Self::Csv(Box::new(Csv::new(columns, Compressed::new(compression, output)?)?)),
+            Format::Ndjson => Self::Ndjson(Box::new(Ndjson::new(columns, Compressed::new(compression, output)?))),
             Format::Parquet => Self::Parquet(Box::new(Parquet::new(columns, compression, output)?)),
         })
     }

@@ -1,6 +1,7 @@
 //! What is recorded of exports, and who may see it.
 
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, Row};
@@ -173,7 +174,7 @@ impl Exports {
         .bind(order.to)
         .bind(order.base_item_id)
         .bind(order.resolution.map(Resolution::name))
-        .bind(order.timezone.map(|zone| zone.name()))
+        .bind(order.timezone.map(Tz::name))
         .fetch_one(&mut *transaction)
         .await?;
         jobs::enqueue(&mut transaction, export.id, Kind::Export).await?;

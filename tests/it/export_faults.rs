@@ -84,10 +84,11 @@ async fn nothing_is_left(server: &Server) {
 }
 
 /// Somebody who keeps everybody from reading the transfers, until this is dropped.
-struct Obstacle(PgConnection);
+pub struct Obstacle(PgConnection);
 
 impl Obstacle {
-    async fn before_transfers(name: &str) -> Self {
+    /// Of a database of that name.
+    pub async fn before_transfers(name: &str) -> Self {
         let mut connection = PgConnection::connect(&url(name).await).await.expect("a connection");
         for statement in ["begin", "lock table transfers in access exclusive mode"] {
             sqlx::query(statement).execute(&mut connection).await.expect(statement);
@@ -95,7 +96,7 @@ impl Obstacle {
         Self(connection)
     }
 
-    async fn remove(self) {
+    pub async fn remove(self) {
         self.0.close().await.expect("it ends");
     }
 }
@@ -345,7 +346,7 @@ async fn a_store_with_no_room_fails_the_export_and_says_so() {
     assert_eq!(data.0, StatusCode::CONFLICT, "{}", data.1);
     let small = export(&process.api, &json!({"dataset": "items", "format": "csv"})).await;
     assert_eq!(small["state"], "complete", "others are made: {small}");
-    assert_eq!(data_directory(&name).join("exports").join(id(&failed)).exists(), false);
+    assert!(!data_directory(&name).join("exports").join(id(&failed)).exists());
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, PgPool, Row};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::exports::{export, file, start, watch};
+use crate::exports::{export, file, over, start};
 use crate::harness::Server;
 
 const DATASETS: [&str; 6] = ["base-items", "users", "items", "transfers", "ownership", "statistics"];
@@ -299,8 +299,7 @@ async fn a_million_rows_are_those_of_one_snapshot_while_writers_go_on() {
         let order = json!({"dataset": "transfers", "format": format, "compression": compression});
         exports.push(start(&server.api, &order).await.1);
     }
-    let exports =
-        join_all(exports.iter().map(|export| watch(&server.api, export["id"].as_str().expect("an id")))).await;
+    let exports = join_all(exports.iter().map(|export| over(&server.api, export["id"].as_str().expect("an id")))).await;
     stop.cancel();
     let mut written = 0;
     for writer in writers {

@@ -26,10 +26,17 @@ pub async fn start(api: &Api, order: &Value) -> (StatusCode, Value) {
 
 /// The export, once it is over.
 pub async fn over(api: &Api, id: &str) -> Value {
-    until(api, id, &["complete", "cancelled", "failed", "expired"]).await
+    let mut last = Value::Null;
+    while !["complete", "cancelled", "failed", "expired"].iter().any(|state| last["state"] == *state) {
+        let mut events = api.stream(&format!("/exports/{id}/events"), None).await;
+        while let Some(event) = events.next().await {
+            last = event.data;
+        }
+    }
+    last
 }
 
-/// The export, once it is in one of these states.
+/// The export, once it is in one of these states, which it stays in for a while.
 pub async fn until(api: &Api, id: &str, states: &[&str]) -> Value {
     eventually(|| async {
         let (status, export) = api.get(&format!("/exports/{id}")).await;
@@ -37,16 +44,6 @@ pub async fn until(api: &Api, id: &str, states: &[&str]) -> Value {
         if states.iter().any(|state| export["state"] == *state) { Ok(export) } else { Err(export.to_string()) }
     })
     .await
-}
-
-/// The export, once it is over: for those that take a while, as asking again and again takes a core.
-pub async fn watch(api: &Api, id: &str) -> Value {
-    let mut events = api.stream(&format!("/exports/{id}/events"), None).await;
-    let mut last = Value::Null;
-    while let Some(event) = events.next().await {
-        last = event.data;
-    }
-    last
 }
 
 pub async fn get(api: &Api, path: &str) -> Response {

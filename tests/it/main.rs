@@ -14,6 +14,7 @@ mod counts;
 mod demo;
 mod embedded;
 mod exactness;
+mod export_command;
 mod export_faults;
 mod export_files;
 mod export_store;
