@@ -6,6 +6,7 @@
 
 import { expect, test, type APIRequestContext, type Page } from '@playwright/test';
 import { becomesLive, card, explore } from './dashboard';
+import { showExports, STATES } from './export-states';
 
 const WIDTHS = [
   [360, 740],
@@ -64,7 +65,7 @@ async function insertDay(request: APIRequestContext): Promise<void> {
 
 // What is true only now must not be seen, nor move what is beside it.
 const HIDDEN = `
-  [data-testid=current], [data-testid=newest], svg, [aria-label="Latest transfers"] { visibility: hidden }
+  [data-testid=current], [data-testid=newest], svg, [aria-label="Latest transfers"], progress:indeterminate { visibility: hidden }
   [data-testid=current], [data-testid=newest] { width: 4rem; white-space: nowrap }
 `;
 
@@ -113,4 +114,12 @@ test('an item looks as before', async ({ page }) => {
   await explore(page, `&timezone=UTC&item=${ITEM}&at=${at(12)}`);
   await expect(page.getByRole('heading', { name: 'Cargo bike, 80 kg' })).toBeVisible();
   await looksAsBefore(page, 'item');
+});
+
+test('the exports look as before', async ({ page }) => {
+  await showExports(page, STATES);
+  await page.goto('/?page=exports&timezone=UTC');
+  await expect(page.getByTestId('export')).toHaveCount(STATES.length);
+  await expect(page.getByTestId('status')).toHaveText('Reconnecting…');
+  await looksAsBefore(page, 'exports');
 });

@@ -79,6 +79,20 @@ describe('the API', () => {
     ]);
   });
 
+  test('starts, cancels and deletes exports', async () => {
+    const { api, requests } = answering(() => Response.json({ id: 'e-1' }, { status: 202 }));
+    await api.startExport({ dataset: 'users', format: 'csv' });
+    expect(await api.cancelExport('e-1')).toEqual({ id: 'e-1' });
+    const deleting = answering(() => new Response(null, { status: 204 }));
+    await deleting.api.deleteExport('../items');
+    const sent = [...requests, ...deleting.requests].map(({ url, init }) => [init?.method, url]);
+    expect(sent).toEqual([
+      ['POST', 'http://newcycle.test/exports'],
+      ['POST', 'http://newcycle.test/exports/e-1/cancel'],
+      ['DELETE', 'http://newcycle.test/exports/..%2Fitems'],
+    ]);
+  });
+
   test('throws the problem that the server describes', async () => {
     const problem = {
       title: 'Unprocessable Content',
