@@ -2,7 +2,7 @@
 //!
 //! An export is a row ([`Export`]) whose state changes by one pure function ([`State::after`]), and a job in the queue of
 //! [`crate::jobs`]. A worker of any server takes it, reads the ledger in one snapshot, writes the file to the depot, and
-//! records both in the transaction that ends the job. Begin reading at [`worker`].
+//! records both in the transaction that ends the job. Begin reading at `exports/worker.rs`.
 
 pub mod dataset;
 mod depot;

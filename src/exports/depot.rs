@@ -2,8 +2,10 @@
 
 use std::error::Error;
 use std::fmt;
+use std::fs::DirBuilder;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -25,6 +27,9 @@ pub(super) const PARTS_UNDER_WAY: usize = 2;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
 const REQUEST_TIMEOUT: &str = "60 seconds";
 const RETRIES: usize = 3;
+
+/// For its owner alone.
+const DIRECTORY_MODE: u32 = 0o700;
 
 /// Which store is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -119,7 +124,8 @@ impl Depot {
     /// Files in a directory, which is made if there is none.
     pub fn in_directory(path: &Path) -> Result<Self, DepotError> {
         let unusable = |source| DepotError::Directory { path: path.to_owned(), source };
-        std::fs::create_dir_all(path).map_err(unusable)?;
+        // What is in the ledger is not for other users of the machine. A directory that was there is as it was made.
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path).map_err(unusable)?;
         let directory = path.canonicalize().map_err(unusable)?;
         // A file that was said to be complete is still there when the power comes back.
         let objects = LocalFileSystem::new_with_prefix(&directory)?.with_fsync(true);

@@ -130,6 +130,10 @@ async fn an_export_is_started_made_downloaded_and_deleted() {
     assert!(name.starts_with("users-") && name.ends_with("Z.csv"), "{name}");
     assert_eq!(text(&headers, "content-disposition"), format!("attachment; filename=\"{name}\""));
 
+    let directory = data_directory(&server.name).join("exports");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&directory.metadata().expect("a directory").permissions());
+    assert_eq!(mode & 0o777, 0o700, "others on this machine may not read it");
+
     for _ in 0..2 {
         let deleted = api.request(Method::DELETE, &location).send().await.expect("an answer");
         assert_eq!(deleted.status(), StatusCode::NO_CONTENT, "once or twice");

@@ -1,7 +1,6 @@
 //! Apache Parquet.
 
 use std::io::{self, Write};
-use std::mem;
 use std::sync::Arc;
 
 use ::parquet::basic::{
@@ -9,20 +8,24 @@ use ::parquet::basic::{
 };
 use ::parquet::data_type::{ByteArray, ByteArrayType, FixedLenByteArray, FixedLenByteArrayType, Int64Type};
 use ::parquet::errors::ParquetError;
-use ::parquet::file::properties::WriterProperties;
+use ::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use ::parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use ::parquet::schema::types::{ColumnPath, Type};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::super::dataset::{Column, ColumnKind};
 use super::super::tuples::Value;
 use super::{Compression, GZIP_LEVEL, ZSTD_LEVEL};
 
-/// A row group is kept in memory until it is written: some 20 MB with so many rows, which is enough for readers to skip and
+/// A row group is kept in memory until it is written: some 10 MB with so many rows, which is enough for readers to skip and
 /// share work by.
 const ROW_GROUP_ROWS: usize = 100_000;
 /// Long texts make a row group end earlier.
 const ROW_GROUP_BYTES: usize = 32 << 20;
+
+/// Ids take more memory as values of the library than as bytes: so many are values at a time.
+const VALUES_AT_ONCE: usize = 8_192;
+const ID_BYTES: usize = 16;
 
 /// Writes rows as Parquet.
 pub(in super::super) struct Parquet<W: Write + Send> {
@@ -35,7 +38,7 @@ pub(in super::super) struct Parquet<W: Write + Send> {
 /// What a row group has in a column so far.
 enum Buffer {
     /// Ids, one after the other.
-    Uuid(BytesMut),
+    Uuid(Vec<u8>),
     /// Microseconds since 1970, or numbers.
     Integer(Vec<i64>),
     Text(Vec<ByteArray>),
@@ -53,6 +56,10 @@ impl<W: Write + Send> Parquet<W> {
         };
         let mut properties = WriterProperties::builder()
             .set_compression(codec)
+            // What is known of each page would be kept until the end of the file, 60 kB a row group; and as rows come in no
+            // order, it would let readers skip nothing.
+            .set_statistics_enabled(EnabledStatistics::Chunk)
+            .set_offset_index_disabled(true)
             .set_created_by(concat!("newcycle ", env!("CARGO_PKG_VERSION")).to_owned());
         // Ids of rows are all different: a dictionary of them would be them again.
         for unique in ["id", "transfer_id"] {
@@ -61,8 +68,8 @@ impl<W: Write + Send> Parquet<W> {
         let writer =
             SerializedFileWriter::new(output, Arc::new(schema), Arc::new(properties.build())).map_err(broken)?;
         let columns = columns.iter().map(|column| match column.kind {
-            ColumnKind::Uuid => Buffer::Uuid(BytesMut::new()),
-            ColumnKind::Timestamp | ColumnKind::Integer => Buffer::Integer(Vec::new()),
+            ColumnKind::Uuid => Buffer::Uuid(Vec::with_capacity(ROW_GROUP_ROWS * ID_BYTES)),
+            ColumnKind::Timestamp | ColumnKind::Integer => Buffer::Integer(Vec::with_capacity(ROW_GROUP_ROWS)),
             ColumnKind::Text => Buffer::Text(Vec::new()),
         });
         Ok(Self { writer, columns: columns.collect(), rows: 0, bytes: 0 })
@@ -110,13 +117,17 @@ impl Buffer {
     fn write(&mut self, writer: &mut SerializedColumnWriter<'_>) -> Result<(), ParquetError> {
         match self {
             Self::Uuid(ids) => {
-                // The values share one piece of memory.
-                let mut ids: Bytes = mem::take(ids).freeze();
-                let mut values = Vec::with_capacity(ids.len() / 16);
-                while ids.len() >= 16 {
-                    values.push(FixedLenByteArray::from(ByteArray::from(ids.split_to(16))));
+                let writer = writer.typed::<FixedLenByteArrayType>();
+                for some in ids.chunks(VALUES_AT_ONCE * ID_BYTES) {
+                    // These share one piece of memory.
+                    let mut some = Bytes::copy_from_slice(some);
+                    let mut values = Vec::with_capacity(VALUES_AT_ONCE);
+                    while some.len() >= ID_BYTES {
+                        values.push(FixedLenByteArray::from(ByteArray::from(some.split_to(ID_BYTES))));
+                    }
+                    writer.write_batch(&values, None, None)?;
                 }
-                writer.typed::<FixedLenByteArrayType>().write_batch(&values, None, None)?;
+                ids.clear();
             }
             Self::Integer(numbers) => {
                 writer.typed::<Int64Type>().write_batch(numbers, None, None)?;
