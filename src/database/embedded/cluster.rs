@@ -258,7 +258,8 @@ impl Cluster {
         set("log_timezone", "UTC");
         // What initdb may have set lower on a small machine.
         set("shared_buffers", "128MB");
-        set("max_connections", "100");
+        // Tests share one cluster, with a server each or several.
+        set("max_connections", if durability == Durability::Throwaway { "500" } else { "100" });
         // Full pages after a checkpoint are most of what a busy ledger logs, and compress well.
         set("wal_compression", "on");
         // Compiling a statistics query takes longer than running it.
