@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::harness::{Server, new_database};
+use crate::harness::{Server, eventually, new_database};
 
 /// What everybody may do. A route is not added to these by accident.
 const PUBLIC: [&str; 5] = ["DELETE /session", "GET /livez", "GET /readyz", "GET /session", "POST /session"];
@@ -136,6 +136,13 @@ async fn a_key_that_expired_or_was_revoked_or_is_wrong_may_nothing_and_learns_wh
     let (revoked_key, revoked) = keys::create(pool, "revoked", Scopes::ALL, None).await.expect("a key");
     keys::revoke(pool, &revoked_key.id).await.expect("it is revoked");
     let text = revoked.key_text();
+    // The server looks once a second, and that may have been in the moment between.
+    let revoked = server.api.with_key(&text);
+    eventually(|| async {
+        let (status, answer) = revoked.get("/users").await;
+        if status == StatusCode::UNAUTHORIZED { Ok(()) } else { Err(answer.to_string()) }
+    })
+    .await;
     let (head, last) = text.split_at(text.len() - 1);
     let wrong_secret = format!("{head}{}", if last == "a" { "b" } else { "a" });
     let unknown = newcycle::auth::Secret::generate().expect("random numbers").key_text();
