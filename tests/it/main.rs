@@ -23,6 +23,7 @@ mod guard;
 mod harness;
 mod identity_provider;
 mod import;
+mod jobs;
 mod keys;
 mod ledger;
 mod limits;
