@@ -24,6 +24,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const KEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// One that fails so often has failed.
 const ATTEMPTS: i32 = 5;
+/// One that was begun so often and never ended takes its servers down with it: it is not given another one.
+const MOST_BEGINNINGS: i32 = 20;
 /// Before the second attempt; doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -65,6 +67,10 @@ async fn work(exports: &Exports, lease: Lease) -> Result<(), LeaseError> {
     let Some(export) = begin(exports, lease).await? else { return Ok(()) };
     if export.state == State::Cancelling {
         return end(exports, lease, Event::Stop, None).await;
+    }
+    if lease.attempt > MOST_BEGINNINGS {
+        let reason = format!("It was begun {MOST_BEGINNINGS} times and its server ended each time");
+        return end(exports, lease, Event::Fail, Some(&reason)).await;
     }
     tracing::info!(id = %lease.id, attempt = lease.attempt, dataset = export.dataset.name(), "an export begins");
     let counts = Arc::default();

@@ -334,6 +334,19 @@ async fn an_export_that_was_being_cancelled_when_its_server_was_killed_is_cancel
 }
 
 #[tokio::test]
+async fn one_that_takes_its_servers_down_again_and_again_is_given_up() {
+    let mut settings = Settings::default();
+    settings.exports.export_workers = 0;
+    let server = Server::with_settings(settings).await;
+    let (_, started) = start(&server.api, &transfers()).await;
+    sqlx::query("update jobs.queue set attempt = 20").execute(&server.database.pool).await.expect("a job");
+    let other = Server::on(&server.name).await;
+    let failed = over(&other.api, &id(&started)).await;
+    assert_eq!(failed["reason"], "It was begun 20 times and its server ended each time", "{failed}");
+    nothing_is_left(&other).await;
+}
+
+#[tokio::test]
 async fn a_store_with_no_room_fails_the_export_and_says_so() {
     let name = new_database().await;
     // Files may have 64 kB. Being told so by a signal would kill the server.
