@@ -96,6 +96,21 @@ impl Obstacle {
         Self(connection)
     }
 
+    /// Waits until a query of an export waits for it.
+    async fn is_met(&self, server: &Server) {
+        eventually(|| async {
+            let waiting: i64 = sqlx::query_scalar(
+                "select count(*) from pg_stat_activity where datname = current_database()
+                    and application_name = 'newcycle export' and wait_event_type = 'Lock'",
+            )
+            .fetch_one(&server.database.pool)
+            .await
+            .map_err(|error| error.to_string())?;
+            if waiting > 0 { Ok(()) } else { Err("nobody waits".to_owned()) }
+        })
+        .await;
+    }
+
     pub async fn remove(self) {
         self.0.close().await.expect("it ends");
     }
@@ -115,10 +130,10 @@ async fn one_that_runs_stops_when_it_is_cancelled_by_whichever_server_and_so_doe
     let other = Server::limited(&server.name, newcycle::auth::Settings::default(), settings).await;
     let obstacle = Obstacle::before_transfers(&server.name).await;
     let (_, export) = start(&server.api, &transfers()).await;
-    until(&server.api, &id(&export), &["pending", "running"]).await;
+    obstacle.is_met(&server).await;
     let (status, cancelled) = other.api.post(&format!("/exports/{}/cancel", id(&export)), json!({})).await;
     assert!(matches!(status, StatusCode::ACCEPTED | StatusCode::OK), "{cancelled}");
-    // The query still could not be answered: it was cancelled.
+    // Nobody has removed the obstacle: without having been told, Postgres would wait for ever.
     assert_eq!(over(&server.api, &id(&export)).await["state"], "cancelled");
     nothing_is_left(&server).await;
     obstacle.remove().await;
