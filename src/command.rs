@@ -5,6 +5,7 @@ pub mod demo;
 pub mod export;
 pub mod import;
 pub mod keys;
+mod progress;
 pub mod ready;
 pub mod serve;
 

@@ -1,7 +1,6 @@
 //! `newcycle export`
 
 mod download;
-mod progress;
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -20,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::client::{Failure, Server, Target, away, decode};
+use super::progress::Progress;
 use super::{CommandError, cancel_on_signal, tell};
 use crate::exports::{Compression, Dataset, Format, State};
 use download::download;
-use progress::Bar;
 
 /// How often a server that is away is asked again before it is given up, and how long after.
 const ATTEMPTS: u32 = 20;
@@ -82,16 +81,29 @@ Examples:
 struct Export {
     id: Uuid,
     state: State,
-    progress: Progress,
+    progress: Done,
     reason: Option<String>,
     result: Option<Made>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Progress {
+struct Done {
     rows: u64,
     bytes: u64,
     estimated_rows: Option<u64>,
+}
+
+impl Done {
+    fn show(&self, progress: &mut Progress) {
+        if let Some(estimate) = self.estimated_rows {
+            // An estimate is one: as long as there are rows to come, it is not the end.
+            progress.set_total(estimate.max(self.rows + 1), "{prefix} {wide_bar}  {msg}");
+        }
+        progress.show(self.rows, || {
+            let of_estimate = self.estimated_rows.map(|rows| format!(" of about {}", HumanCount(rows)));
+            format!("{} rows{}, {}", HumanCount(self.rows), of_estimate.unwrap_or_default(), HumanBytes(self.bytes))
+        });
+    }
 }
 
 /// A file that can be downloaded.
@@ -160,10 +172,12 @@ impl ExportSettings {
 
 /// Watches an export until its file can be downloaded.
 async fn follow(server: &Server, id: Uuid, what: &str) -> Result<Made, CommandError> {
-    let mut bar = Bar::of_making(what);
+    // Nobody knows yet how large it gets.
+    let mut progress = Progress::begin(format!("making {what}"), None, "{prefix} {spinner}  {msg}");
+    progress.show(0, || "waiting for a worker".to_owned());
     let mut failures = 0;
     loop {
-        match watch(server, id, &mut bar).await {
+        match watch(server, id, &mut progress).await {
             Ok(Some(export)) => match (export.state, export.result, export.reason) {
                 (State::Complete, Some(made), _) => return Ok(made),
                 (State::Failed, _, Some(reason)) => return Err(reason.into()),
@@ -179,7 +193,7 @@ async fn follow(server: &Server, id: Uuid, what: &str) -> Result<Made, CommandEr
 }
 
 /// Reads the stream of an export, until it is over or the stream is.
-async fn watch(server: &Server, id: Uuid, bar: &mut Bar) -> Result<Option<Export>, Failure> {
+async fn watch(server: &Server, id: Uuid, progress: &mut Progress) -> Result<Option<Export>, Failure> {
     let request = server.request(Method::GET, &format!("/exports/{id}/events"));
     let mut pieces = server.send(request.header(ACCEPT, "text/event-stream")).await?.bytes_stream();
     let mut buffer = Vec::new();
@@ -193,7 +207,7 @@ async fn watch(server: &Server, id: Uuid, bar: &mut Bar) -> Result<Option<Export
             if export.state.is_terminal() {
                 return Ok(Some(export));
             }
-            bar.show(&export.progress);
+            export.progress.show(progress);
         }
     }
     Ok(None)

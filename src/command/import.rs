@@ -1,12 +1,13 @@
 //! `newcycle import`
 
 mod columns;
-mod progress;
 mod source;
 
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
@@ -15,12 +16,12 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
+use super::progress::Progress;
 use super::{CommandError, cancel_on_signal, print, tell};
 use crate::database::{Database, DatabaseSettings};
 use crate::ledger::bulk::{self, LoadError, Report};
 use crate::ledger::{BaseItem, Item, Record, Transfer, User};
 use columns::FromColumns;
-use progress::{Progress, rate};
 use source::{Format, Source};
 
 /// So many rejected rows are described in all; the rest are only counted, as thousands of lines help nobody.
@@ -199,8 +200,19 @@ impl Summary {
         let mut kind = Kind { name, inserted: 0, unchanged: 0, rejected: 0, time: Duration::ZERO };
         for source in sources {
             let file = source.name.clone();
-            let mut progress = Progress::begin(name, &source);
-            let loaded = bulk::load::<R, _>(connection, source.lines(), |rows| progress.rows(rows)).await;
+            let template = if source.bytes.is_some() {
+                "{prefix} {wide_bar} {percent:>3}%  {msg}"
+            } else {
+                "{prefix} {spinner}  {msg}"
+            };
+            let mut progress = Progress::begin(format!("{name} from {file}"), source.bytes, template);
+            let (read, begin) = (Arc::clone(&source.read), Instant::now());
+            let loaded = bulk::load::<R, _>(connection, source.lines(), |rows| {
+                progress.show(read.load(Ordering::Relaxed), || {
+                    format!("{} rows, {} rows/s", HumanCount(rows), rate(rows, begin.elapsed()))
+                });
+            })
+            .await;
             let report = loaded.map_err(|error| match error {
                 LoadError::Input(error) => ImportError::undone(error),
                 LoadError::Ledger(error) => ImportError::undone(error),
@@ -247,4 +259,10 @@ impl Summary {
 
 fn row(name: &str, [inserted, unchanged, rejected, time, rate]: [String; 5]) -> String {
     format!("{name:<10} {inserted:>13} {unchanged:>13} {rejected:>13} {time:>11} {rate:>11}")
+}
+
+/// Rows a second, to read.
+fn rate(rows: u64, time: Duration) -> HumanCount {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "to read")]
+    HumanCount((rows as f64 / time.as_secs_f64().max(1e-3)).round() as u64)
 }

@@ -316,7 +316,7 @@ impl FromRow<'_, PgRow> for Export {
             name: format!("{}-{}.{}", dataset.name(), as_of.format("%Y%m%dT%H%M%SZ"), format.extension(compression)),
             rows,
             size,
-            sha256: hexadecimal(&sha256),
+            sha256: hex::encode(sha256),
         });
         Ok(Self {
             id: row.try_get("id")?,
@@ -361,8 +361,4 @@ fn named<T: Copy, const N: usize>(
 
 fn undecodable(column: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
     sqlx::Error::ColumnDecode { index: column.to_owned(), source: error.into() }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -98,9 +98,7 @@ impl<'a> Download<'a> {
 
     fn describe(&self, part: &Range<u64>, status: StatusCode, headers: &mut HeaderMap) {
         let Self { export, result, size, .. } = self;
-        let digest = (0..result.sha256.len() / 2)
-            .filter_map(|position| u8::from_str_radix(result.sha256.get(2 * position..2 * position + 2)?, 16).ok());
-        let digest = BASE64_STANDARD.encode(digest.collect::<Vec<_>>());
+        let digest = BASE64_STANDARD.encode(hex::decode(&result.sha256).unwrap_or_default());
         let mut set = |name, value: String| {
             if let Ok(value) = HeaderValue::try_from(value) {
                 headers.insert(name, value);

@@ -58,7 +58,7 @@ pub async fn file(api: &Api, export: &Value) -> Vec<u8> {
 }
 
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {

@@ -5,21 +5,23 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
+use indicatif::HumanBytes;
 use reqwest::header::{IF_RANGE, RANGE};
 use reqwest::{Method, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::progress::Bar;
 use super::{ATTEMPTS, Failure, Made, PAUSE};
 use crate::command::CommandError;
 use crate::command::client::Server;
+use crate::command::progress::Progress;
 
 /// Downloads the file of an export, into that file or to standard output.
 pub(super) async fn download(server: &Server, id: Uuid, made: &Made, path: Option<&Path>) -> Result<(), CommandError> {
     let mut output = Output::open(path)?;
-    let mut bar = Bar::of_download(made.size);
+    let bar = "{prefix} {wide_bar} {percent:>3}%  {msg}, {bytes_per_sec}";
+    let mut progress = Progress::begin("downloading".to_owned(), Some(made.size), bar);
     let mut hash = Sha256::new();
     let mut received = 0;
     let mut failures = 0;
@@ -30,7 +32,7 @@ pub(super) async fn download(server: &Server, id: Uuid, made: &Made, path: Optio
             output.write(bytes)
         })
         .await;
-        bar.arrived(received);
+        progress.show(received, || format!("{} of {}", HumanBytes(received), HumanBytes(made.size)));
         match outcome {
             Ok(()) => {}
             Err(Broken::Server(Failure::Away(_))) if received > before => failures = 0,
@@ -42,7 +44,7 @@ pub(super) async fn download(server: &Server, id: Uuid, made: &Made, path: Optio
             Err(Broken::Output(error)) => return Err(format!("cannot write {}: {error}", output.name()).into()),
         }
     }
-    let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(hash.finalize());
     if digest != made.sha256 {
         return Err(format!("what arrived is not what was sent: its SHA-256 is {digest}, not {}", made.sha256).into());
     }
