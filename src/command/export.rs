@@ -197,12 +197,15 @@ async fn watch(server: &Server, id: Uuid, progress: &mut Progress) -> Result<Opt
     let request = server.request(Method::GET, &format!("/exports/{id}/events"));
     let mut pieces = server.send(request.header(ACCEPT, "text/event-stream")).await?.bytes_stream();
     let mut buffer = Vec::new();
+    let mut is_named = false;
     while let Some(piece) = pieces.next().await {
         let Ok(piece) = piece.map_err(|error| away(&error)) else { return Ok(None) };
         buffer.extend_from_slice(&piece);
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = buffer.drain(..=end).collect();
-            let Some(data) = line.strip_prefix(b"data: ") else { continue };
+            // Heartbeats have a name, the export has none.
+            is_named = line.starts_with(b"event:") || (is_named && line != b"\n");
+            let Some(data) = line.strip_prefix(b"data: ").filter(|_| !is_named) else { continue };
             let export: Export = decode(data)?;
             if export.state.is_terminal() {
                 return Ok(Some(export));

@@ -194,7 +194,7 @@ async fn until_over(
 /// List exports, newest first
 ///
 /// One's own; with the scope `admin` all. With `Accept: text/event-stream` the same page comes at once and again after every
-/// change, as an unnamed message.
+/// change, as an unnamed message, and a `heartbeat` after five seconds in which nothing changed.
 #[utoipa::path(
     get, path = "/exports", operation_id = "list_exports", tag = "exports", security(("key" = ["exports"])), params(ListQuery),
     responses(
@@ -238,8 +238,8 @@ async fn get(
 
 /// Watch an export
 ///
-/// The same as from `/exports/{id}`, at once and after every change, as unnamed messages, until it is over. To a client that
-/// connects again after that (`Last-Event-ID`) the answer is 204, which tells `EventSource` to stop.
+/// The same as from `/exports/{id}`, at once and after every change, as unnamed messages, until it is over; a `heartbeat` after
+/// five seconds in which nothing changed. To a client that connects again after that (`Last-Event-ID`) the answer is 204, which tells `EventSource` to stop.
 #[utoipa::path(
     get, path = "/exports/{id}/events", operation_id = "watch_export", tag = "exports", security(("key" = ["exports"])),
     params(("id" = Uuid, Path), ("Last-Event-ID" = Option<String>, Header, nullable = false, description = "What was seen last")),

@@ -23,9 +23,11 @@ use crate::jobs::Ringing;
 
 /// A reader is told so often at most.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often it is looked even if no bell rings. If nothing has changed, an empty comment tells the reader, and proxies, that
-/// the connection is alive.
+/// How often it is looked even if no bell rings. If nothing has changed, a heartbeat tells the reader, and proxies, that the
+/// connection is alive.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Named, as those of statistics: whoever reads with `EventSource` hears of no comments. Without data it would be dropped.
+const HEARTBEAT: &[u8] = b"event: heartbeat\ndata: {}\n\n";
 
 /// A request that may be answered with a stream of events.
 pub(super) struct Watch {
@@ -163,7 +165,7 @@ where
                         tokio::select! {
                             () = self.stay.over() => return None,
                             rung = timeout(LOOK_INTERVAL, ring) => if rung.is_err() {
-                                return Some(Bytes::from_static(b":\n\n"));
+                                return Some(Bytes::from_static(HEARTBEAT));
                             }
                         }
                     }

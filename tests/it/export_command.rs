@@ -110,6 +110,28 @@ async fn what_cannot_be_done_is_said_and_leaves_no_file() {
 }
 
 #[tokio::test]
+async fn an_export_that_has_to_wait_is_waited_for() {
+    let server = server_with_users(1).await;
+    let obstacle = Obstacle::before_transfers(&server.name).await;
+    let child = spawn(&server.api.url, &["transfers"]);
+    let exporting = eventually(|| async {
+        let (_, page) = server.api.get("/exports").await;
+        if page["data"][0]["state"] == "running" { Ok(page["data"][0].clone()) } else { Err(page.to_string()) }
+    })
+    .await;
+    // The command has had a heartbeat, too, by the time of the second one here.
+    let events = format!("/exports/{}/events", exporting["id"].as_str().expect("an id"));
+    let mut events = server.api.stream(&events, None).await;
+    for _ in 0..2 {
+        events.next_named("heartbeat").await;
+    }
+    obstacle.remove().await;
+    let output = timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").expect("its output");
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "id,item_id,owner_id,timestamp\n");
+}
+
+#[tokio::test]
 async fn an_interrupt_cancels_the_export() {
     let server = server_with_users(1).await;
     let obstacle = Obstacle::before_transfers(&server.name).await;

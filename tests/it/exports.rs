@@ -30,7 +30,9 @@ pub async fn over(api: &Api, id: &str) -> Value {
     while !["complete", "cancelled", "failed", "expired"].iter().any(|state| last["state"] == *state) {
         let mut events = api.stream(&format!("/exports/{id}/events"), None).await;
         while let Some(event) = events.next().await {
-            last = event.data;
+            if event.name.is_empty() {
+                last = event.data;
+            }
         }
     }
     last

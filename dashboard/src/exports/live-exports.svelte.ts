@@ -7,6 +7,7 @@ import {
   FIRST_RETRY_MS,
   GIVE_UP_MS,
   LONGEST_RETRY_MS,
+  SILENCE_MS,
   type ConnectionStatus,
   type EventStream,
 } from '../lib/connection';
@@ -79,6 +80,9 @@ export class LiveExports implements Listing<Export> {
     stream.addEventListener('message', (event) => {
       if (this.#stream === stream && event instanceof MessageEvent) this.#receive(String(event.data));
     });
+    stream.addEventListener('heartbeat', () => {
+      if (this.#stream === stream) this.#watchForSilence();
+    });
     stream.addEventListener('error', () => {
       if (this.#stream === stream) this.#lose(stream);
     });
@@ -97,11 +101,16 @@ export class LiveExports implements Listing<Export> {
     this.status = 'live';
     // Its shape is promised by the server's OpenAPI document, as that of any answer.
     this.#take(JSON.parse(data) as Page<Export>);
-    // Nothing is sent while nothing changes, and a connection that died in silence says as little: another one tells.
+    this.#watchForSilence();
+  }
+
+  /** A connection that is alive says something every few seconds. */
+  #watchForSilence(): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
+      this.#lost();
       this.#open();
-    }, GIVE_UP_MS);
+    }, SILENCE_MS);
   }
 
   #take({ data, next_page_token: next }: Page<Export>): void {

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { Export, Page } from '../lib/api-types';
-import { FIRST_ANSWER_MS, FIRST_RETRY_MS, GIVE_UP_MS, type EventStream } from '../lib/connection';
+import { FIRST_ANSWER_MS, FIRST_RETRY_MS, SILENCE_MS, type EventStream } from '../lib/connection';
 import { ProblemError } from '../lib/problem';
 import { LiveExports } from './live-exports.svelte';
 
@@ -38,6 +38,10 @@ class FakeStream implements EventStream {
 
   send(page: Page<Export>): void {
     this.#listeners.get('message')?.(new MessageEvent('message', { data: JSON.stringify(page) }));
+  }
+
+  beat(): void {
+    this.#listeners.get('heartbeat')?.(new MessageEvent('heartbeat', { data: '{}' }));
   }
 
   fail(readyState: 0 | 2): void {
@@ -153,8 +157,12 @@ describe('the list of exports', () => {
     await vi.advanceTimersByTimeAsync(FIRST_ANSWER_MS);
     expect(streams).toHaveLength(2);
     present().send(pageOf(['a']));
-    await vi.advanceTimersByTimeAsync(GIVE_UP_MS);
-    expect([streams.length, list.status]).toEqual([3, 'live']);
+    await vi.advanceTimersByTimeAsync(SILENCE_MS - 1);
+    present().beat();
+    await vi.advanceTimersByTimeAsync(SILENCE_MS - 1);
+    expect([streams.length, list.status]).toEqual([2, 'live']);
+    await vi.advanceTimersByTimeAsync(1);
+    expect([streams.length, list.status]).toEqual([3, 'reconnecting']);
     await vi.advanceTimersByTimeAsync(FIRST_ANSWER_MS);
     expect([streams.length, list.status]).toEqual([4, 'reconnecting']);
   });
@@ -164,7 +172,7 @@ describe('the list of exports', () => {
     const waiting = list.refresh();
     list.close();
     await waiting;
-    await vi.advanceTimersByTimeAsync(10 * GIVE_UP_MS);
+    await vi.advanceTimersByTimeAsync(10 * SILENCE_MS);
     expect(streams.filter(({ closed }) => !closed)).toEqual([]);
     expect(streams).toHaveLength(2);
   });
