@@ -8,6 +8,7 @@ pub mod keys;
 mod progress;
 pub mod ready;
 pub mod serve;
+pub mod worker;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,8 @@ Examples:
 enum Command {
     /// Run the server (this is also what happens without a subcommand)
     Serve(serve::ServeSettings),
+    /// Fetch data streams, beside servers or instead of them
+    Worker(worker::WorkerSettings),
     /// Bring the database's schema up to date and stop; `serve` does so by itself
     Migrate,
     /// Load files into the ledger, with ids and times of their own: all of it or nothing
@@ -87,6 +90,7 @@ pub async fn run(line: CommandLine) -> ExitCode {
 async fn execute(line: CommandLine) -> Result<ExitCode, CommandError> {
     match line.command.unwrap_or(Command::Serve(line.serve)) {
         Command::Serve(settings) => serve::run(settings, &line.database).await?,
+        Command::Worker(settings) => worker::run(settings, &line.database).await?,
         Command::Migrate => {
             let database = Database::open(&line.database).await?;
             let migrated = database.migrate().await;

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::database::Database;
-use crate::jobs::{Bell, Ringing};
+use crate::jobs::{self, Bell, Kind, Ringing};
 use crate::statistics::Resolution;
 
 pub use dataset::{Column, ColumnKind, Dataset, Filter};
@@ -77,12 +77,18 @@ struct Inner {
 
 impl Exports {
     /// Those of a database, with their files in that depot, until the stop.
-    pub fn new(database: &Database, depot: Depot, settings: ExportSettings, stop: CancellationToken) -> Self {
+    pub fn new(
+        database: &Database,
+        bell: Bell,
+        depot: Depot,
+        settings: ExportSettings,
+        stop: CancellationToken,
+    ) -> Self {
         Self(Arc::new(Inner {
             pool: database.pool.clone(),
             own_pool: database.own_pool.clone(),
             config: database.config.clone(),
-            bell: Bell::default(),
+            bell,
             depot,
             settings,
             stop,
@@ -92,10 +98,12 @@ impl Exports {
     /// Starts the tasks that make them and clean up after them.
     pub fn start(&self, tasks: &mut JoinSet<()>) {
         let Inner { bell, own_pool, stop, settings, .. } = &*self.0;
-        tasks.spawn(bell.clone().run(own_pool.clone(), stop.clone()));
         tasks.spawn(janitor::run(self.clone()));
-        for _ in 0..settings.export_workers {
-            tasks.spawn(worker::run(self.clone()));
+        if settings.export_workers > 0 {
+            let exports = self.clone();
+            let work = move |lease| worker::work(exports.clone(), lease);
+            let (pool, bell, stop) = (own_pool.clone(), bell.clone(), stop.clone());
+            tasks.spawn(jobs::run(pool, Kind::Export, settings.export_workers, bell, stop, work));
         }
     }
 

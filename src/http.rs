@@ -26,6 +26,7 @@ mod rows;
 mod session;
 mod sse;
 mod statistics;
+mod streams;
 mod transfers;
 mod users;
 mod watch;
@@ -39,7 +40,6 @@ use axum::http::{HeaderName, Method};
 use axum::response::{IntoResponse, Response};
 use prometheus_client::registry::Registry;
 use sqlx::PgPool;
-use tokio::task::JoinSet;
 use tower::ServiceBuilder;
 use tower_http::ServiceBuilderExt;
 use tower_http::compression::CompressionLayer;
@@ -51,8 +51,9 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::auth::Authority;
 use crate::exports::Exports;
 use crate::hub::Hub;
-use crate::ledger::{Writer, writer};
+use crate::ledger::Writer;
 use crate::statistics::{Metric, Resolution};
+use crate::streams::Streams;
 pub use connection::{ConnectionSettings, Connections, TooFewFiles, serve};
 pub use cors::{CorsSettings, MalformedOrigin, Origins};
 use guard::Guard;
@@ -71,6 +72,7 @@ pub struct App {
     hub: Arc<Hub>,
     writer: Writer,
     exports: Exports,
+    streams: Streams,
     turns: records::Turns,
     metrics: Arc<Registry>,
     authority: Authority,
@@ -90,19 +92,27 @@ pub struct Settings {
     pub cors: CorsSettings,
 }
 
+/// The parts of the server that handlers use.
+#[derive(Debug)]
+pub struct Parts {
+    /// Connections for requests.
+    pub pool: PgPool,
+    /// Live series.
+    pub hub: Arc<Hub>,
+    /// Writes single rows.
+    pub writer: Writer,
+    /// Exports.
+    pub exports: Exports,
+    /// Data streams.
+    pub streams: Streams,
+    /// Says who callers are.
+    pub authority: Authority,
+}
+
 impl App {
-    /// Handlers use connections of this pool, these live series and these exports. Single rows are written by the tasks. The authority
-    /// says who callers are.
-    pub fn start(
-        pool: PgPool,
-        hub: Arc<Hub>,
-        exports: Exports,
-        authority: Authority,
-        settings: Settings,
-        tasks: &mut JoinSet<()>,
-    ) -> Self {
-        let mut registry = Registry::with_prefix("newcycle");
-        let writer = Writer::start(&pool, &writer::Metrics::register(&mut registry), tasks);
+    /// What handlers use. Their own figures are added to the registry.
+    pub fn new(parts: Parts, settings: Settings, mut registry: Registry) -> Self {
+        let Parts { pool, hub, writer, exports, streams, authority } = parts;
         metrics::register(&mut registry, Arc::clone(&hub), writer.clone());
         let guard = Guard::new(authority.clone(), settings.rates, &mut registry);
         Self {
@@ -111,6 +121,7 @@ impl App {
             hub,
             writer,
             exports,
+            streams,
             metrics: Arc::new(registry),
             authority,
             limits: Limits::new(settings.limits),
@@ -131,6 +142,7 @@ impl App {
         (name = "ledger", description = "Base items, items, users and transfers: inserted and read, never changed"),
         (name = "statistics", description = "Exact counts by millisecond … year, once and live"),
         (name = "exports", description = "Files of the ledger: started, watched, cancelled, downloaded"),
+        (name = "streams", description = "Data streams: what is fetched from other companies' APIs, on a schedule"),
         (name = "session", description = "Who you are; signing in and out of the dashboard"),
         (name = "health", description = "For whoever keeps the server running"),
     ),
@@ -147,6 +159,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(transfers::router()) //   POST GET /transfers, GET /transfers/{id}
         .merge(statistics::router()) //  GET /statistics/{metric}/{resolution}, /statistics/stream
         .merge(exports::router()) //      POST GET /exports, GET DELETE /exports/{id}, …/events, …/cancel, …/data
+        .merge(streams::router()) //     POST GET /streams, GET PATCH DELETE /streams/{id}, …, GET /dead-letters, POST …/retry
         .merge(session::router()) //     GET POST DELETE /session
         .merge(metrics::router()) //     GET /metrics
 }

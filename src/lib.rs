@@ -28,5 +28,6 @@ pub mod ledger;
 pub mod listener;
 pub mod server;
 pub mod statistics;
+pub mod streams;
 pub mod telemetry;
 pub mod tls;

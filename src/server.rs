@@ -1,8 +1,10 @@
 //! The server: the tasks that belong together, from start to stop.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -10,10 +12,13 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::Authority;
 use crate::database::Database;
 use crate::exports::{Depot, ExportSettings, Exports};
-use crate::http::{self, App, ConnectionSettings, Connections};
+use crate::http::{self, App, ConnectionSettings, Connections, Parts};
 use crate::hub::Hub;
+use crate::jobs::Bell;
+use crate::ledger::{Writer, writer};
 use crate::listener;
 use crate::statistics::compactor;
+use crate::streams::{StreamSettings, Streams};
 use crate::tls::Tls;
 
 /// Requests under way when the server stops have this long to end. Streams end at once.
@@ -25,6 +30,9 @@ pub enum ServerError {
     /// A part of the server failed, without which streams would show old figures and call them live.
     #[error("a part of the server ended by itself; what it said stands above in the log")]
     TaskEnded,
+    /// There is no client for fetching data streams.
+    #[error("data streams cannot be fetched")]
+    Client(#[from] reqwest::Error),
     /// Our own Postgres ended, though nobody asked it to.
     #[error("the embedded Postgres stopped by itself; its log is postgres.log in the data directory")]
     PostgresEnded,
@@ -42,6 +50,10 @@ pub struct Settings {
     pub connections: ConnectionSettings,
     /// How exports are made and kept.
     pub exports: ExportSettings,
+    /// How data streams are fetched and kept.
+    pub streams: StreamSettings,
+    /// Where keys of our own are kept.
+    pub data_dir: PathBuf,
 }
 
 /// Serves on the given sockets until the shutdown is asked for, and until then everything has ended.
@@ -66,12 +78,19 @@ pub async fn run(
     if let Some(tls) = &settings.tls {
         tasks.spawn(tls.clone().follow(stop.clone()));
     }
-    let exports = Exports::new(database, depot, settings.exports, stop.clone());
+    let bell = Bell::default();
+    tasks.spawn(bell.clone().run(database.own_pool.clone(), stop.clone()));
+    let exports = Exports::new(database, bell.clone(), depot, settings.exports, stop.clone());
     exports.start(&mut tasks);
 
-    // These write for requests, and end with the last of them.
+    // These write for requests and for streams, and end with the last of them.
     let mut writers = JoinSet::new();
-    let router = http::router(App::start(database.pool.clone(), hub, exports, authority, settings.http, &mut writers));
+    let mut registry = Registry::with_prefix("newcycle");
+    let writer = Writer::start(&database.pool, &writer::Metrics::register(&mut registry), &mut writers);
+    let streams = Streams::new(database, bell, writer.clone(), settings.streams, &settings.data_dir, stop.clone())?;
+    streams.start_tasks(&mut tasks);
+    let parts = Parts { pool: database.pool.clone(), hub, writer, exports, streams, authority };
+    let router = http::router(App::new(parts, settings.http, registry));
     let connections = Connections::new(router, &settings.connections, settings.tls.as_ref(), stop.clone());
     let connections = Arc::new(connections);
     let mut servers = JoinSet::new();
@@ -90,6 +109,31 @@ pub async fn run(
     if tokio::time::timeout(GRACE, all_ended).await.is_err() {
         tracing::warn!("some requests did not end in time and were cut off");
     }
+    while tasks.join_next().await.is_some() {}
+    outcome
+}
+
+/// Fetches data streams until the shutdown is asked for, and serves nobody.
+pub async fn work(
+    database: &Database,
+    settings: StreamSettings,
+    data_dir: &Path,
+    shutdown: CancellationToken,
+) -> Result<(), ServerError> {
+    let stop = shutdown.child_token();
+    let mut tasks = JoinSet::new();
+    let bell = Bell::default();
+    tasks.spawn(bell.clone().run(database.own_pool.clone(), stop.clone()));
+    let mut writers = JoinSet::new();
+    let metrics = writer::Metrics::register(&mut Registry::default());
+    let writer = Writer::start(&database.pool, &metrics, &mut writers);
+    Streams::new(database, bell, writer, settings, data_dir, stop.clone())?.start_tasks(&mut tasks);
+    let outcome = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        Some(_) = tasks.join_next() => if shutdown.is_cancelled() { Ok(()) } else { Err(ServerError::TaskEnded) },
+        () = database.embedded_exit() => Err(ServerError::PostgresEnded),
+    };
+    stop.cancel();
     while tasks.join_next().await.is_some() {}
     outcome
 }

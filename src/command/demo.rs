@@ -1,6 +1,7 @@
 //! `newcycle demo`
 
 mod client;
+mod crm;
 mod random;
 mod story;
 
@@ -45,10 +46,17 @@ pub struct DemoSettings {
     /// Stop after so many seconds, not only at Ctrl-C
     #[arg(long, value_name = "SECONDS", value_parser = parse_duration)]
     duration: Option<Duration>,
+    /// Serve a made-up CRM on this port of this machine instead, of which assets change hands at that rate: something to fetch
+    /// for a first data stream
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = CRM_PORT)]
+    crm: Option<u16>,
     /// Make the same choices as another run with this number
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
 }
+
+/// Where the CRM is, unless said otherwise.
+const CRM_PORT: &str = "8090";
 
 const DEMO_HELP: &str = "\
 It writes into the ledger over REST, as any other service would, and rows of a ledger stay: use one that is not kept,
@@ -60,7 +68,8 @@ rows have ids. At the end it says what the server acknowledged: exactly that is 
 
 Examples:
   newcycle demo                           5 events a second on the server on this machine, until Ctrl-C
-  newcycle demo --rate 1000 --duration 60 a busy minute";
+  newcycle demo --rate 1000 --duration 60 a busy minute
+  newcycle demo --crm                     a CRM on http://127.0.0.1:8090/assets; examples/stream.json fetches from it";
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().map_err(|_| "it is not a number".to_owned())?;
@@ -73,10 +82,14 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) async fn run(settings: &DemoSettings) -> Result<(), CommandError> {
-    let server = Server::new(&settings.target, IN_FLIGHT)?;
     let stop = CancellationToken::new();
     let _stop_on_signal = tokio::spawn(cancel_on_signal(stop.clone()));
-    let story = Story::new(Random::new(settings.seed.unwrap_or_else(Random::seed)));
+    let random = Random::new(settings.seed.unwrap_or_else(Random::seed));
+    if let Some(port) = settings.crm {
+        return crm::serve(port, random, settings.rate, stop).await;
+    }
+    let server = Server::new(&settings.target, IN_FLIGHT)?;
+    let story = Story::new(random);
     let mut demo = Demo { server, stop, story, tally: Tally::default(), again: Vec::new(), in_flight: JoinSet::new() };
     let prepared = demo.prepare().await;
     let begin = Instant::now();

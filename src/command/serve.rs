@@ -12,6 +12,7 @@ use crate::database::{Database, DatabaseSettings};
 use crate::exports::{Depot, ExportSettings};
 use crate::http::{self, ConnectionSettings, CorsSettings, LimitSettings, RateSettings};
 use crate::server;
+use crate::streams::StreamSettings;
 use crate::tls::TlsSettings;
 
 /// How many connections the kernel keeps that were not accepted yet, if its own limit allows: every dashboard comes back
@@ -40,6 +41,8 @@ pub struct ServeSettings {
     limits: LimitSettings,
     #[command(flatten, next_help_heading = "Exports")]
     exports: ExportSettings,
+    #[command(flatten, next_help_heading = "Data streams")]
+    streams: StreamSettings,
     #[command(flatten, next_help_heading = "TLS")]
     tls: TlsSettings,
     #[command(flatten, next_help_heading = "Connections")]
@@ -53,6 +56,8 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
         tls: settings.tls.load()?,
         connections: settings.connections,
         exports: settings.exports,
+        streams: settings.streams,
+        data_dir: database.data_dir.clone(),
         http: http::Settings { limits: settings.limits, rates: settings.rates, cors: settings.cors },
     };
     server_settings.connections.raise_file_limit()?;

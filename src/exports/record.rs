@@ -303,12 +303,13 @@ impl Export {
 
 impl FromRow<'_, PgRow> for Export {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let dataset = named(row, "dataset", Dataset::ALL, Dataset::name)?;
-        let format = named(row, "format", Format::ALL, Format::name)?;
-        let compression = named(row, "compression", Compression::ALL, Compression::name)?;
+        let dataset = jobs::named(row, "dataset", Dataset::ALL, Dataset::name)?;
+        let format = jobs::named(row, "format", Format::ALL, Format::name)?;
+        let compression = jobs::named(row, "compression", Compression::ALL, Compression::name)?;
         let resolution: Option<&str> = row.try_get("resolution")?;
-        let resolution = resolution.map(str::parse).transpose().map_err(|error| undecodable("resolution", error))?;
-        let state = named(row, "state", State::ALL, State::name)?;
+        let resolution =
+            resolution.map(str::parse).transpose().map_err(|error| jobs::undecodable("resolution", error))?;
+        let state = jobs::named(row, "state", State::ALL, State::name)?;
         let rows = row.try_get("rows_done")?;
         let as_of: Option<DateTime<Utc>> = row.try_get("as_of")?;
         let (size, sha256): (Option<i64>, Option<Vec<u8>>) = (row.try_get("size")?, row.try_get("sha256")?);
@@ -345,20 +346,4 @@ impl FromRow<'_, PgRow> for Export {
             object: row.try_get("object")?,
         })
     }
-}
-
-/// What has that name. The database knows the names, so there is one.
-fn named<T: Copy, const N: usize>(
-    row: &PgRow,
-    column: &str,
-    all: [T; N],
-    name: impl Fn(T) -> &'static str,
-) -> Result<T, sqlx::Error> {
-    let text: &str = row.try_get(column)?;
-    let found = all.into_iter().find(|value| name(*value) == text);
-    found.ok_or_else(|| undecodable(column, format!("{text:?} is of another version")))
-}
-
-fn undecodable(column: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
-    sqlx::Error::ColumnDecode { index: column.to_owned(), source: error.into() }
 }

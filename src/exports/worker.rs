@@ -10,18 +10,13 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
-use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::making::{self, Counts, Made, MakeError, Source};
 use super::record::apply;
 use super::{Event, Export, Exports, Inner, State};
-use crate::jobs::{self, Kind, Lease, LeaseError};
+use crate::jobs::{self, Halt, Lease, LeaseError};
 
-/// How often a worker without work looks for some, besides when the bell rings: for jobs that are due again.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a worker renews its lease and says how far it is. What people watch moves once a second.
-const KEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// One that fails so often has failed.
 const ATTEMPTS: i32 = 5;
 /// One that was begun so often and never ended takes its servers down with it: it is not given another one.
@@ -29,41 +24,9 @@ const MOST_BEGINNINGS: i32 = 20;
 /// Before the second attempt; doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Why a worker stops in the middle of an export.
-#[derive(Debug)]
-enum Halt {
-    /// Somebody changed their mind.
-    Cancelled,
-    /// Another has it by now.
-    Lost,
-    /// The server stops.
-    Stopped,
-}
-
-/// Works until the stop.
-pub(super) async fn run(exports: Exports) {
-    let stop = exports.0.stop.clone();
-    let mut ringing = exports.listen();
-    while !stop.is_cancelled() {
-        match jobs::take(&exports.0.own_pool, Kind::Export).await {
-            Ok(Some(lease)) => {
-                if let Err(error) = work(&exports, lease).await {
-                    // Another attempt begins when the lease ends, here or elsewhere.
-                    tracing::warn!(id = %lease.id, error = &error as &dyn std::error::Error, "an export was let go of");
-                }
-                continue;
-            }
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "exports cannot be looked for; trying again");
-            }
-        }
-        let _ = stop.run_until_cancelled(timeout(LOOK_INTERVAL, ringing.any())).await;
-    }
-}
-
 /// Works at an export until it is over, or cannot go on.
-async fn work(exports: &Exports, lease: Lease) -> Result<(), LeaseError> {
+pub(super) async fn work(exports: Exports, lease: Lease) -> Result<(), LeaseError> {
+    let exports = &exports;
     let Some(export) = begin(exports, lease).await? else { return Ok(()) };
     if export.state == State::Cancelling {
         return end(exports, lease, Event::Stop, None).await;
@@ -75,11 +38,14 @@ async fn work(exports: &Exports, lease: Lease) -> Result<(), LeaseError> {
     tracing::info!(id = %lease.id, attempt = lease.attempt, dataset = export.dataset.name(), "an export begins");
     let counts = Arc::default();
     let halt = CancellationToken::new();
+    let goes_on = |state: State| state != State::Cancelling;
+    let report = async || Ok(goes_on(report(exports, lease, &counts).await?));
+    let look = async || Ok(goes_on(look(exports, lease).await?));
     let made = async {
         let mut making = std::pin::pin!(make(exports, lease, &export, &counts, &halt));
         tokio::select! {
             made = &mut making => made,
-            why = keep(exports, lease, &counts) => {
+            why = jobs::keep(lease, exports.listen(), &exports.0.stop, report, look) => {
                 halt.cancel();
                 // It may have been done in this very moment. If not, it is nothing that can be seen.
                 drop(making.await);
@@ -194,30 +160,6 @@ async fn open(exports: &Exports, lease: Lease, source: &Source) -> Result<(), Le
     Ok(())
 }
 
-/// Holds on to an export while it is made, and says how far it is; until there is a reason to stop.
-async fn keep(exports: &Exports, lease: Lease, counts: &Counts) -> Halt {
-    let mut ringing = exports.listen();
-    let mut ticks = interval(KEEP_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let looked = tokio::select! {
-            () = exports.0.stop.cancelled() => return Halt::Stopped,
-            _ = ticks.tick() => report(exports, lease, counts).await,
-            () = ringing.about(lease.id) => look(exports, lease).await,
-        };
-        match looked {
-            Ok(State::Cancelling) => return Halt::Cancelled,
-            Ok(_) => {}
-            Err(LeaseError::Lost) => return Halt::Lost,
-            // The lease may end meanwhile. Then somebody else takes the export, which is noticed here when the database
-            // answers again: until then nothing can be recorded anyway.
-            Err(LeaseError::Database(error)) => {
-                tracing::warn!(id = %lease.id, error = &error as &dyn std::error::Error, "a lease cannot be renewed");
-            }
-        }
-    }
-}
-
 async fn report(exports: &Exports, lease: Lease, counts: &Counts) -> Result<State, LeaseError> {
     let mut transaction = exports.0.own_pool.begin().await?;
     lease.renew(&mut transaction).await?;
@@ -244,7 +186,7 @@ async fn look(exports: &Exports, lease: Lease) -> Result<State, LeaseError> {
 
 async fn state(connection: &mut PgConnection, lease: Lease) -> Result<State, LeaseError> {
     let name: Option<String> = sqlx::query_scalar(
-        "select e.state from jobs.exports e join jobs.queue q using (id) where e.id = $1 and q.attempt = $2",
+        "select e.state from jobs.exports e join jobs.queue q using (id) where e.id = $1 and q.attempt = $2 and q.held",
     )
     .bind(lease.id)
     .bind(lease.attempt)

@@ -136,6 +136,24 @@ pub(super) enum DownloadProblems {
     Unavailable(Problem),
 }
 
+/// What can go wrong with something of which there were others.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "a list of answers")]
+pub(super) enum GoneProblems {
+    /// There is no such thing, or not yet
+    #[response(status = 404, content_type = PROBLEM)]
+    NotFound(Problem),
+    /// It has been removed
+    #[response(status = 410, content_type = PROBLEM)]
+    Gone(Problem),
+    /// A parameter is wrong
+    #[response(status = 422, content_type = PROBLEM)]
+    Invalid(Problem),
+    /// The server or its database cannot do this now
+    #[response(status = "5XX", content_type = PROBLEM)]
+    Unavailable(Problem),
+}
+
 /// What can go wrong with something that is looked up by its id.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "a list of answers")]

@@ -23,7 +23,7 @@ use super::guard::{Admitted, Allowed, ManageExports};
 use super::problem::{Kind, Problem};
 use super::records::ListQuery;
 use super::statistics::{check_base_item, parse_resolution, parse_zone};
-use super::watch::{Look, Watch};
+use super::watch::{Look, Watch, to_json};
 use crate::auth::Scope;
 use crate::exports::{Compression, Dataset, Export, Exports, Filter, Format, Order, Viewer};
 use crate::jobs::Ringing;
@@ -267,10 +267,6 @@ async fn events(
             Ok(Look { text: to_json(&export)?, version: Some(export.version), is_last: export.state.is_terminal() })
         }
     })
-}
-
-fn to_json<T: serde::Serialize>(value: &T) -> Result<String, Problem> {
-    serde_json::to_string(value).map_err(|error| Problem::new(Kind::Internal, error.to_string()))
 }
 
 /// Cancel an export

@@ -17,7 +17,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-pub(super) use allowed::{Allowed, FiguresRead, LedgerRead, LedgerWrite, ManageExports, StatisticsRead};
+pub(super) use allowed::{Allowed, FiguresRead, LedgerRead, LedgerWrite, ManageExports, ManageStreams, StatisticsRead};
 pub(super) use origin::SameOrigin;
 
 use refusals::Refusals;

@@ -16,6 +16,7 @@ use crate::exports::{Cap, ExportError, IllegalTransition};
 use crate::hub::TooManySeries;
 use crate::ledger::LedgerError;
 use crate::ledger::bulk::{Rejection, Report};
+use crate::streams::{Invalid, StreamError};
 
 /// What went wrong, as `application/problem+json`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -282,6 +283,27 @@ impl From<ExportError> for Problem {
                 Self::new(Kind::Unavailable, format!("{most} exports wait or run, which is the limit"))
             }
             ExportError::Database(source) => source.into(),
+        }
+    }
+}
+
+impl From<StreamError> for Problem {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::NotFound(_) | StreamError::NoBatch(_) | StreamError::NoDeadLetter(_) => {
+                Self::new(Kind::NotFound, error.to_string())
+            }
+            StreamError::BatchRemoved(_) => Self::new(Kind::Gone, error.to_string()),
+            StreamError::NameTaken => Self::new(Kind::Conflict, error.to_string()),
+            StreamError::WrongState(state) => {
+                Self::new(Kind::WrongState, format!("{error}: it is {state}, so wait or stop it first"))
+            }
+            StreamError::Invalid(Invalid { field, reason }) => Self::field(field, reason),
+            StreamError::Seal(source) => {
+                tracing::error!(error = &source as &dyn std::error::Error, "a secret cannot be kept");
+                Self::new(Kind::Unavailable, "The server has no key to keep the secret with; its log says why")
+            }
+            StreamError::Database(source) => source.into(),
         }
     }
 }

@@ -64,15 +64,22 @@ impl ListAtQuery {
 }
 
 fn page(size: Option<i64>, token: Option<&str>) -> Result<PageRequest, Problem> {
-    let size = size.unwrap_or(DEFAULT_PAGE_SIZE);
-    if !(1..=LARGEST_PAGE_SIZE).contains(&size) {
-        return Err(Problem::field("page_size", format!("must be between 1 and {LARGEST_PAGE_SIZE}")));
-    }
+    let size = page_size(size)?;
     let after = token
         .map(str::parse::<PageToken>)
         .transpose()
         .map_err(|error| Problem::field("page_token", error.to_string()))?;
     Ok(PageRequest { size, after })
+}
+
+/// How many rows a page may have.
+pub(super) fn page_size(size: Option<i64>) -> Result<i64, Problem> {
+    let size = size.unwrap_or(DEFAULT_PAGE_SIZE);
+    if (1..=LARGEST_PAGE_SIZE).contains(&size) {
+        Ok(size)
+    } else {
+        Err(Problem::field("page_size", format!("must be between 1 and {LARGEST_PAGE_SIZE}")))
+    }
 }
 
 /// How a bulk request is done.

@@ -48,6 +48,11 @@ pub(super) struct Look {
     pub(super) is_last: bool,
 }
 
+/// Something as it is sent.
+pub(super) fn to_json<T: serde::Serialize>(value: &T) -> Result<String, Problem> {
+    serde_json::to_string(value).map_err(|error| Problem::new(Kind::Internal, error.to_string()))
+}
+
 impl FromRequestParts<App> for Watch {
     type Rejection = Problem;
 

@@ -38,6 +38,7 @@ fn routes() -> Vec<Route> {
             let path = path
                 .replace("{metric}", "transfers")
                 .replace("{resolution}", "minute")
+                .replace("{number}", "1")
                 .replace("{id}", &Uuid::new_v4().to_string());
             assert!(!path.contains('{'), "{name}: what does it mean?");
             routes.push(Route {

@@ -4,12 +4,14 @@ use std::process::Stdio;
 
 use newcycle::database::Database;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::api::{Api, View};
 use crate::harness::{self, PATIENCE, Server, eventually};
+use crate::streams;
 
 fn newcycle(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_newcycle"));
@@ -144,4 +146,29 @@ async fn it_waits_for_a_server_until_it_is_interrupted() {
     demo.says("http://127.0.0.1:1 is away (").await;
     demo.interrupt();
     assert_eq!(demo.end().await, [0; 4]);
+}
+
+#[tokio::test]
+async fn the_stream_of_the_readme_brings_a_crm_into_the_ledger() {
+    let mut crm = newcycle(&["demo", "--crm", "0", "--rate", "50"]).spawn().expect("the program runs");
+    let mut lines = BufReader::new(crm.stdout.take().expect("it is piped")).lines();
+    let line = timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("text").expect("where it is");
+    let url = line.split_whitespace().find(|word| word.starts_with("http")).expect("a URL").trim_end_matches(',');
+    let example = include_str!("../../examples/stream.json");
+    assert!(example.contains("http://127.0.0.1:8090/assets"), "as `demo --crm` serves it");
+    let example = example.replace("http://127.0.0.1:8090/assets", url);
+    let server = streams::server().await;
+
+    let id = streams::create(&server.api, serde_json::from_str(&example).expect("JSON")).await;
+
+    let batch = streams::over(&server.api, &id, 1).await;
+    assert_eq!((&batch["state"], &batch["records"], &batch["rejected"]), (&json!("complete"), &json!(240), &json!(0)));
+    let [transfers, items, users, base_items] = ledger(&server.database).await;
+    assert_eq!((items, base_items), (240, 12));
+    assert!(transfers > 100 && users > 20, "{transfers} transfers, {users} users");
+    let batch = streams::fetch(&server.api, &id).await;
+    assert_eq!(batch["rejected"], 0, "{batch}");
+    let [later, items, ..] = ledger(&server.database).await;
+    assert!(later > transfers && items == 240, "things have changed hands: {transfers}, then {later}");
+    crm.kill().await.expect("it is killed");
 }

@@ -20,10 +20,10 @@ use crate::exports::{export, file, over, sha256, start, stored, until};
 use crate::harness::{Server, data_directory, eventually, new_database, url};
 
 /// Numbers that look random and are the same in each run.
-struct Chance(u64);
+pub struct Chance(pub u64);
 
 impl Chance {
-    fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         // Source: Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014 (splitmix64).
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -267,7 +267,7 @@ async fn a_server_that_stops_leaves_its_exports_to_others() {
 
 /// A server in a process of its own, which can be killed.
 pub struct Process {
-    child: Child,
+    pub child: Child,
     pub api: Api,
 }
 

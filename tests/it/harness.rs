@@ -198,13 +198,14 @@ impl Server {
         Self::serve(name, connect(name).await, auth, settings).await
     }
 
-    async fn serve(name: &str, database: Database, auth: auth::Settings, settings: server::Settings) -> Self {
+    async fn serve(name: &str, database: Database, auth: auth::Settings, mut settings: server::Settings) -> Self {
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let data_directory = data_directory(name);
+        settings.data_dir.clone_from(&data_directory);
         let task = tokio::spawn(async move {
             let authority = Authority::load(database.own_pool.clone(), auth).await.expect("the keys can be read");
             let depot = Depot::open(&settings.exports.export_store, &data_directory).expect("a store");

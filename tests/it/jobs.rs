@@ -35,3 +35,22 @@ async fn a_later_attempt_ends_every_right_of_the_one_before() {
     assert!(matches!(second.finish(&mut connection).await, Err(LeaseError::Lost)), "once");
     assert_eq!(jobs::take(pool, Kind::Export).await.expect("an answer"), None);
 }
+
+#[tokio::test]
+async fn a_lease_that_was_given_back_is_over() {
+    let database = database().await;
+    let pool = &database.pool;
+    let mut connection = pool.acquire().await.expect("a connection");
+    let id = Uuid::new_v4();
+    jobs::enqueue_idle(&mut connection, id, Kind::Stream).await.expect("a job");
+    assert_eq!(jobs::take(pool, Kind::Stream).await.expect("an answer"), None, "it is not due");
+    jobs::put_off(&mut connection, id, Some(chrono::Utc::now() - chrono::TimeDelta::minutes(1)))
+        .await
+        .expect("it is due");
+    let lease = jobs::take(pool, Kind::Stream).await.expect("an answer").expect("a lease");
+    lease.put_off(&mut connection, None).await.expect("it is given back");
+    // As one does that was on its way.
+    assert!(matches!(lease.renew(&mut connection).await, Err(LeaseError::Lost)));
+    assert!(matches!(lease.hold(&mut connection).await, Err(LeaseError::Lost)));
+    assert_eq!(jobs::take(pool, Kind::Stream).await.expect("an answer"), None, "it is not due");
+}

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::random::Random;
 
 /// What the shop has, the most wanted first.
-const KINDS: [&str; 12] = [
+pub(super) const KINDS: [&str; 12] = [
     "City bike, 7 gears",
     "Cargo bike with rain cover",
     "Cordless drill, 18 V",

@@ -29,6 +29,9 @@ pub(in crate::http) enum FiguresRead {}
 /// [`Viewer`](crate::exports::Viewer).
 pub(in crate::http) enum ManageExports {}
 
+/// Creating, starting, stopping and reading data streams.
+pub(in crate::http) enum ManageStreams {}
+
 impl Policy for LedgerWrite {
     const SCOPE: Scope = Scope::LedgerWrite;
 }
@@ -44,6 +47,9 @@ impl Policy for FiguresRead {
 }
 impl Policy for ManageExports {
     const SCOPE: Scope = Scope::Exports;
+}
+impl Policy for ManageStreams {
+    const SCOPE: Scope = Scope::StreamsManage;
 }
 
 /// Proof that the caller may do what the handler does. It comes first in a handler's signature: who may not is told

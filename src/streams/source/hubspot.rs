@@ -1,0 +1,226 @@
+//! Objects of a HubSpot CRM, by version 3 of its API.
+//!
+//! Everything: `GET /crm/v3/objects/{object}`, pages of 100 by `after`. What is new: `POST /crm/v3/objects/{object}/search`,
+//! sorted by when an object was modified, which gives out 10,000 results of a search: then another one begins where that one
+//! ended. How often it may be asked it says in headers (`X-HubSpot-RateLimit-*`).
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use reqwest::header::HeaderMap;
+use reqwest::{Method, Url};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::client::{Client, check_url};
+use super::http::{Connection, greater};
+use super::secrets::Auth;
+use super::{FetchError, Fetched, Page, Source};
+
+const PAGE_SIZE: u32 = 100;
+/// A search gives out so many results.
+const SEARCH_WINDOW: u64 = 10_000;
+/// Searches may be asked five times a second, which no header says.
+const SEARCH_PAUSE: Duration = Duration::from_millis(200);
+
+/// Objects of a HubSpot CRM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HubspotSource {
+    /// Of which kind.
+    pub object: HubspotObject,
+    /// Which of their properties; HubSpot's choice, unless said otherwise.
+    #[serde(default)]
+    pub properties: Vec<String>,
+    /// Whether only what was modified since the last run is fetched; otherwise everything is, each time.
+    #[serde(default)]
+    pub incremental: bool,
+    /// The access token of a private app, as `bearer`. Never shown again.
+    #[serde(default, skip_serializing)]
+    #[schema(nullable = false, write_only)]
+    pub auth: Option<Auth>,
+    /// Another place that speaks HubSpot's API.
+    #[serde(default = "public_url")]
+    #[schema(default = "https://api.hubapi.com/")]
+    pub base_url: Url,
+}
+
+/// A kind of object of a CRM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HubspotObject {
+    /// People.
+    Contacts,
+    /// Companies.
+    Companies,
+    /// What is being sold.
+    Deals,
+}
+
+impl HubspotObject {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Contacts => "contacts",
+            Self::Companies => "companies",
+            Self::Deals => "deals",
+        }
+    }
+
+    /// The property with the moment of the last change.
+    const fn modified(self) -> &'static str {
+        match self {
+            Self::Contacts => "lastmodifieddate",
+            Self::Companies | Self::Deals => "hs_lastmodifieddate",
+        }
+    }
+}
+
+fn public_url() -> Url {
+    Url::parse("https://api.hubapi.com/").expect("it is a URL")
+}
+
+impl HubspotSource {
+    /// Checks what can be checked without asking HubSpot; names the field.
+    pub(super) fn validate(&self) -> Result<(), (&'static str, String)> {
+        check_url(&self.base_url).map_err(|reason| ("source.hubspot.base_url", reason))?;
+        match &self.auth {
+            None | Some(Auth::Bearer { .. }) => Ok(()),
+            Some(_) => {
+                Err(("source.hubspot.auth", "must be bearer, with the access token of a private app".to_owned()))
+            }
+        }
+    }
+}
+
+/// Where fetching goes on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Position {
+    after: Option<String>,
+    /// From where on this search goes.
+    since: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    results: Vec<Value>,
+    paging: Option<Paging>,
+}
+
+#[derive(Deserialize)]
+struct Paging {
+    next: Option<Next>,
+}
+
+#[derive(Deserialize)]
+struct Next {
+    after: String,
+}
+
+/// A CRM of which pages are fetched.
+pub(super) struct Hubspot {
+    settings: HubspotSource,
+    connection: Connection,
+    mark: Option<Value>,
+}
+
+impl Hubspot {
+    pub(super) fn open(
+        settings: &HubspotSource,
+        client: Client,
+        auth: Option<Auth>,
+        mark: Option<Value>,
+    ) -> Result<Self, FetchError> {
+        if auth.is_none() {
+            return Err(FetchError::User("HubSpot wants an access token: change the source's auth".to_owned()));
+        }
+        Ok(Self { settings: settings.clone(), connection: Connection::new(client, auth), mark })
+    }
+
+    async fn page(&self, position: Position) -> Result<Page, FetchError> {
+        let HubspotSource { object, properties, incremental, base_url, .. } = &self.settings;
+        let path = format!("crm/v3/objects/{}{}", object.name(), if *incremental { "/search" } else { "" });
+        let mut url = base_url.join(&path).map_err(|_| FetchError::User("The base_url cannot be used".to_owned()))?;
+        let answer = if *incremental {
+            let search = self.search(&position);
+            self.connection.ask(&Method::POST, &url, |request| request.json(&search)).await?
+        } else {
+            url.query_pairs_mut()
+                .append_pair("limit", &PAGE_SIZE.to_string())
+                .extend_pairs((!properties.is_empty()).then(|| ("properties", properties.join(","))))
+                .extend_pairs(position.after.as_ref().map(|after| ("after", after)));
+            self.connection.ask(&Method::GET, &url, |request| request).await?
+        };
+        let pause = pause(&answer.headers).max(if *incremental { SEARCH_PAUSE } else { Duration::ZERO });
+        let listed: Listed = serde_json::from_value(answer.body)
+            .map_err(|error| FetchError::User(format!("The answer is not one of HubSpot's: {error}")))?;
+        let modified = |record: &Value| {
+            let property = &record["properties"][object.modified()];
+            let moment = if property.is_string() { property } else { &record["updatedAt"] };
+            moment.is_string().then(|| moment.clone())
+        };
+        let mark = if *incremental { listed.results.iter().filter_map(modified).reduce(greater) } else { None };
+        let next = listed.paging.and_then(|paging| paging.next).map(|Next { after }| {
+            let is_over = *incremental && after.parse().is_ok_and(|after: u64| after >= SEARCH_WINDOW);
+            match &mark {
+                Some(mark) if is_over => Position { after: None, since: Some(mark.clone()) },
+                _ => Position { after: Some(after), since: position.since.clone() },
+            }
+        });
+        let records = listed.results.into_iter().map(|record| Fetched { key: key(&record), record }).collect();
+        let next = next.and_then(|next| serde_json::to_value(next).ok());
+        Ok(Page { records, next, mark, bytes: answer.bytes, pause })
+    }
+
+    fn search(&self, position: &Position) -> Value {
+        let HubspotSource { object, properties, .. } = &self.settings;
+        let mut search = json!({
+            "limit": PAGE_SIZE,
+            "sorts": [{"propertyName": object.modified(), "direction": "ASCENDING"}],
+        });
+        if let Some(since) = position.since.as_ref().or(self.mark.as_ref()).and_then(millis) {
+            let filter = json!({"propertyName": object.modified(), "operator": "GTE", "value": since.to_string()});
+            search["filterGroups"] = json!([{"filters": [filter]}]);
+        }
+        if !properties.is_empty() {
+            let all = properties.iter().map(String::as_str).chain([object.modified()]);
+            search["properties"] = all.collect();
+        }
+        if let Some(after) = &position.after {
+            search["after"] = json!(after);
+        }
+        search
+    }
+}
+
+impl Source for Hubspot {
+    fn fetch<'a>(&'a self, position: Option<&'a Value>) -> BoxFuture<'a, Result<Page, FetchError>> {
+        let position = position.and_then(|position| Position::deserialize(position).ok()).unwrap_or_default();
+        self.page(position).boxed()
+    }
+}
+
+/// What identifies an object.
+pub(super) fn key(record: &Value) -> Option<String> {
+    match &record["id"] {
+        Value::String(id) => Some(id.clone()),
+        Value::Number(id) => Some(id.to_string()),
+        _ => None,
+    }
+}
+
+/// Filters take milliseconds since 1970.
+fn millis(mark: &Value) -> Option<i64> {
+    Some(mark.as_str()?.parse::<DateTime<Utc>>().ok()?.timestamp_millis())
+}
+
+/// How long HubSpot would like not to be asked: for the rest of the interval, of which no more is known than its length.
+fn pause(headers: &HeaderMap) -> Duration {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
+    match (number("x-hubspot-ratelimit-remaining"), number("x-hubspot-ratelimit-interval-milliseconds")) {
+        (Some(0), Some(interval)) => Duration::from_millis(interval),
+        _ => Duration::ZERO,
+    }
+}

@@ -1,0 +1,100 @@
+//! What a source wants to be shown before it answers.
+
+use std::fmt;
+
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A text that is shown to nobody and logged nowhere.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = String, format = Password)]
+pub struct SecretText(String);
+
+impl SecretText {
+    /// The text, for where it has to go.
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("…")
+    }
+}
+
+/// How the worker says who it is. Kept encrypted, and shown to nobody.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Auth {
+    /// `Authorization: Bearer …`.
+    Bearer {
+        /// The token.
+        token: SecretText,
+    },
+    /// `Authorization: Basic …`.
+    Basic {
+        /// Who it is.
+        username: String,
+        /// The password.
+        password: SecretText,
+    },
+    /// A key in a header or in the query.
+    Key {
+        /// The header that it is sent in, for instance `X-API-Key`.
+        header: Option<String>,
+        /// The parameter of the query that it is sent in.
+        parameter: Option<String>,
+        /// The key.
+        value: SecretText,
+    },
+    /// OAuth 2.0 client credentials (RFC 6749, 4.4): a token is fetched with them, and another one before that is over.
+    Oauth2 {
+        /// Where tokens are fetched.
+        token_url: Url,
+        /// Who it is.
+        client_id: String,
+        /// The secret.
+        client_secret: SecretText,
+        /// What the token shall be for, separated by spaces.
+        scope: Option<String>,
+    },
+}
+
+impl Auth {
+    /// Which kind it is, which is all that is shown of it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Bearer { .. } => "bearer",
+            Self::Basic { .. } => "basic",
+            Self::Key { .. } => "key",
+            Self::Oauth2 { .. } => "oauth2",
+        }
+    }
+
+    /// Checks what can be checked without asking anybody.
+    pub(super) fn validate(&self) -> Result<(), String> {
+        match self {
+            Self::Key { header, parameter, .. } if header.is_some() == parameter.is_some() => {
+                Err("a key takes either header or parameter".to_owned())
+            }
+            Self::Key { header: Some(header), .. } if header.parse::<reqwest::header::HeaderName>().is_err() => {
+                Err(format!("{header:?} is no name of a header"))
+            }
+            Self::Oauth2 { token_url, .. } => super::client::check_url(token_url),
+            _ => Ok(()),
+        }
+    }
+
+    /// What of it must not be seen.
+    pub(super) fn secret(&self) -> &SecretText {
+        match self {
+            Self::Bearer { token: secret }
+            | Self::Basic { password: secret, .. }
+            | Self::Key { value: secret, .. }
+            | Self::Oauth2 { client_secret: secret, .. } => secret,
+        }
+    }
+}

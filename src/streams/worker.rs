@@ -1,0 +1,586 @@
+//! Takes streams that are due, and fetches a batch of each, page by page.
+//!
+//! What comes of a page decides what is next: another page; the end, with everything that this changes; a pause, after which
+//! the same batch goes on, here or elsewhere; or the end of the batch, and where somebody has to change something, of the
+//! stream. Whatever it is, it is one transaction that begins with [`Lease::hold`].
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::destination::{self, Destination, LedgerMapping};
+use super::record::{Locked, Stream, cancel_batch, forget, locked};
+use super::source::{Auth, FetchError, Fetched, Page, Source};
+use super::state::{Desired, Event, State};
+use super::{Streams, transform};
+use crate::jobs::{self, Halt, Lease, LeaseError};
+
+/// A batch that so often in a row could not go on has failed; the stream tries again when it is scheduled.
+const ATTEMPTS: i32 = 8;
+/// One that was begun so often without a page takes its workers down with it.
+const MOST_BEGINNINGS: i32 = 20;
+/// One that had to be read anew so often, because the source changed, has failed.
+const MOST_RESTARTS: i32 = 5;
+/// Before the second attempt at most; doubles with each. How much of it is left to chance, so that not everybody comes back
+/// to a source at the same moment that was away ("full jitter": M. Brooker, Exponential Backoff And Jitter, 2015).
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// A source that gives so many pages in a row of which every record was there before would never end.
+const MOST_IDLE_PAGES: u32 = 100;
+/// If so many records are on the first page and none fits, it is not the records.
+const ENOUGH_TO_JUDGE: usize = 10;
+
+/// A batch that is being fetched.
+struct Run {
+    stream: Stream,
+    auth: Option<Auth>,
+    number: i64,
+    position: Option<Value>,
+    pages: i64,
+    failures: i32,
+    waits: i32,
+    restarts: i32,
+    beginnings: i32,
+}
+
+/// Why a run does not go on.
+#[derive(Debug)]
+enum Stopped {
+    Halted(Halt),
+    Lease(LeaseError),
+    /// The source, or what was to be done with its records.
+    Fetch(FetchError),
+    /// A fault of ours.
+    Bug(String),
+}
+
+impl From<LeaseError> for Stopped {
+    fn from(error: LeaseError) -> Self {
+        Self::Lease(error)
+    }
+}
+
+impl From<sqlx::Error> for Stopped {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Lease(error.into())
+    }
+}
+
+impl From<FetchError> for Stopped {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(error)
+    }
+}
+
+/// Works at a stream until its batch is over, or cannot go on for now.
+pub(super) async fn work(streams: Streams, lease: Lease) -> Result<(), LeaseError> {
+    let Some(mut run) = begin(&streams, lease).await? else { return Ok(()) };
+    let (id, batch) = (lease.id, run.number);
+    tracing::debug!(%id, batch, "a batch begins, or goes on");
+    let fetched = {
+        let fetching = AssertUnwindSafe(fetch(&streams, lease, &mut run)).catch_unwind();
+        let goes_on = |state: State| state == State::Running;
+        let report = async || Ok(goes_on(renew(&streams, lease).await?));
+        let look = async || Ok(goes_on(look(&streams, lease).await?));
+        tokio::select! {
+            fetched = fetching => fetched.unwrap_or_else(|panic| Err(Stopped::Bug(words(&*panic)))),
+            halt = jobs::keep(lease, streams.listen(), streams.stop_token(), report, look) => Err(Stopped::Halted(halt)),
+        }
+    };
+    let stopped = match fetched {
+        Ok(()) => {
+            tracing::debug!(%id, batch, "a batch is complete");
+            return Ok(());
+        }
+        Err(stopped) => stopped,
+    };
+    match stopped {
+        Stopped::Halted(Halt::Lost) => Err(LeaseError::Lost),
+        Stopped::Lease(error) => Err(error),
+        Stopped::Halted(Halt::Cancelled | Halt::Stopped) => release(&streams, lease, Duration::ZERO, None).await,
+        Stopped::Fetch(FetchError::Limited { retry_after }) => {
+            // Who is told to come again at once should not do so without end.
+            let pause = retry_after.map_or_else(|| backoff(run.waits), |pause| pause.max(FIRST_PAUSE));
+            count(&streams, lease, &run, "waits").await?;
+            let reason =
+                format!("The source wants to be asked less often (429): it is asked again in {} s", pause.as_secs());
+            release(&streams, lease, pause, Some(&reason)).await
+        }
+        Stopped::Fetch(FetchError::Transient { reason, retry_after }) if run.failures + 1 < ATTEMPTS => {
+            tracing::info!(%id, batch, reason, attempt = run.failures + 1, "a batch goes on later");
+            let pause = backoff(run.failures).max(retry_after.unwrap_or_default());
+            count(&streams, lease, &run, "failures").await?;
+            release(&streams, lease, pause, Some(&reason)).await
+        }
+        Stopped::Fetch(FetchError::Transient { reason, .. } | FetchError::Moved(reason)) => {
+            tracing::warn!(%id, batch, reason, "a batch failed");
+            end(&streams, lease, &run, Event::Finish, &reason).await
+        }
+        Stopped::Fetch(FetchError::User(reason)) => {
+            tracing::warn!(%id, batch, reason, "a stream has to be changed before it can go on");
+            end(&streams, lease, &run, Event::Fail, &reason).await
+        }
+        Stopped::Bug(reason) => {
+            tracing::error!(%id, batch, position = ?run.position, reason, "a batch failed by a fault of newcycle");
+            let reason = format!("This is a fault of newcycle: {reason}");
+            end(&streams, lease, &run, Event::Finish, &reason).await
+        }
+    }
+}
+
+/// Records that a worker has it, and finds the batch that is under way, or begins one. Nothing if there is nothing to do.
+async fn begin(streams: &Streams, lease: Lease) -> Result<Option<Run>, LeaseError> {
+    let mut transaction = streams.0.own_pool.begin().await?;
+    lease.hold(&mut transaction).await?;
+    let Locked { stream, now } = locked(&mut transaction, lease.id).await.map_err(gone)?;
+    let Some(next) = stream.state.after(Event::Take) else {
+        lease.put_off(&mut transaction, None).await?;
+        transaction.commit().await?;
+        return Ok(None);
+    };
+    if next == State::Stopping {
+        // Its worker was told to stop, and died before it had.
+        drop(transaction);
+        release(streams, lease, Duration::ZERO, None).await?;
+        return Ok(None);
+    }
+    let scheduled = stream.next_run_at.filter(|at| *at <= now);
+    let (number, position, pages, failures, waits, restarts, beginnings) = sqlx::query_as(
+        "insert into jobs.batches as b (stream_id, number, scheduled_at, mark, beginnings)
+        select $1, coalesce(max(number), 0) + 1, $2, $3, 1 from jobs.batches where stream_id = $1
+        on conflict (stream_id) where state = 'running' do update set beginnings = b.beginnings + 1
+        returning number, position, pages, failures, waits, restarts, beginnings",
+    )
+    .bind(lease.id)
+    .bind(scheduled)
+    .bind(&stream.mark)
+    .fetch_one(&mut *transaction)
+    .await?;
+    sqlx::query(
+        "update jobs.streams set state = $2, retry_at = null,
+            last_run_at = case when retry_at is null then clock_timestamp() else last_run_at end
+        where id = $1",
+    )
+    .bind(lease.id)
+    .bind(next.name())
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(Some(Run { stream, auth: None, number, position, pages, failures, waits, restarts, beginnings }))
+}
+
+/// Fetches what is left of the batch.
+async fn fetch(streams: &Streams, lease: Lease, run: &mut Run) -> Result<(), Stopped> {
+    if run.beginnings > MOST_BEGINNINGS {
+        let reason = format!("it was begun {MOST_BEGINNINGS} times, and its worker ended each time");
+        return Err(Stopped::Bug(reason));
+    }
+    let source = open(streams, run)?;
+    let mut idle_pages = 0;
+    loop {
+        let page = match source.fetch(run.position.as_ref()).await {
+            Ok(page) => page,
+            Err(FetchError::Moved(reason)) if run.restarts < MOST_RESTARTS => {
+                tracing::info!(id = %lease.id, batch = run.number, reason, "a batch is read anew");
+                restart(streams, lease, run).await?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let pause = page.pause;
+        let next = page.next.clone();
+        let processed = process(streams, &run.stream, page).await?;
+        if run.pages == 0 && processed.accepted.is_empty() && processed.rejected.len() >= ENOUGH_TO_JUDGE {
+            let reason = processed.rejected.values().next().map(|(_, reason)| reason.as_str()).unwrap_or_default();
+            return Err(
+                FetchError::User(format!("No record of the first page fits: change the stream. {reason}")).into()
+            );
+        }
+        let is_idle = store(streams, lease, run, &processed, next.as_ref()).await? == 0;
+        run.pages += 1;
+        run.position = next;
+        if run.position.is_none() {
+            return Ok(());
+        }
+        idle_pages = if is_idle { idle_pages + 1 } else { 0 };
+        if idle_pages >= MOST_IDLE_PAGES {
+            let reason =
+                format!("The source gave nothing new on {MOST_IDLE_PAGES} pages, and says that there are more");
+            return Err(FetchError::User(format!("{reason}: change the source's pagination")).into());
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn open(streams: &Streams, run: &mut Run) -> Result<Box<dyn Source>, FetchError> {
+    if let Some(sealed) = &run.stream.secrets {
+        let opened = streams.0.seal.open(run.stream.id, sealed);
+        let secret =
+            opened.map_err(|error| FetchError::User(format!("The stream's secret cannot be read: {error}")))?;
+        run.auth = serde_json::from_slice(&secret).ok();
+    }
+    run.stream.source.open(streams.0.client.clone(), run.auth.clone(), run.stream.mark.clone())
+}
+
+/// What became of a page.
+pub(super) struct Processed {
+    /// Records by their keys: of several with the same key, the last.
+    pub(super) accepted: BTreeMap<String, Value>,
+    /// Those that could not be processed, as the source has them, and why.
+    pub(super) rejected: BTreeMap<String, (Value, String)>,
+    mark: Option<Value>,
+    bytes: i64,
+}
+
+/// Transforms records, and brings them into the ledger. A bad one spoils no other.
+pub(super) async fn process(streams: &Streams, stream: &Stream, page: Page) -> Result<Processed, FetchError> {
+    let mut processed = Processed {
+        accepted: BTreeMap::new(),
+        rejected: BTreeMap::new(),
+        mark: page.mark,
+        bytes: i64::try_from(page.bytes).unwrap_or(i64::MAX),
+    };
+    let mapping = stream.destination.as_ref().map(|Destination::Ledger(mapping)| mapping);
+    let mut candidates = Vec::new();
+    for Fetched { key, record } in page.records {
+        let Some(key) = key else {
+            // What has no key is known by what it is.
+            let digest = hex::encode(Sha256::digest(record.to_string()));
+            processed.rejected.insert(digest, (record, "The record has no key: see the source's key".to_owned()));
+            continue;
+        };
+        let attempt = AssertUnwindSafe(|| prepare(stream, mapping, &record));
+        match std::panic::catch_unwind(attempt) {
+            Ok(Ok(Some((transformed, rows)))) => candidates.push((key, record, transformed, rows)),
+            Ok(Ok(None)) => {}
+            Ok(Err(reason)) => {
+                processed.rejected.insert(key, (record, reason));
+            }
+            Err(panic) => {
+                let reason = words(&*panic);
+                tracing::error!(stream = %stream.id, key, reason, "a record could not be processed by a fault of newcycle");
+                processed.rejected.insert(key, (record, format!("This is a fault of newcycle: {reason}")));
+            }
+        }
+    }
+    let rows: Vec<_> = candidates.iter_mut().map(|(.., rows)| std::mem::take(rows)).collect();
+    let refusals = destination::write(&streams.0.writer, &rows).await.map_err(|error| FetchError::Transient {
+        reason: format!("The ledger cannot be written now: {error}"),
+        retry_after: None,
+    })?;
+    for ((key, record, transformed, _), refusal) in candidates.into_iter().zip(refusals) {
+        match refusal {
+            None => {
+                processed.accepted.insert(key, transformed);
+            }
+            Some(reason) => {
+                processed.rejected.insert(key, (record, reason));
+            }
+        }
+    }
+    Ok(processed)
+}
+
+type Prepared = (Value, destination::Rows);
+
+fn prepare(stream: &Stream, mapping: Option<&LedgerMapping>, record: &Value) -> Result<Option<Prepared>, String> {
+    let Some(transformed) = transform::apply(&stream.transform, record.clone())? else { return Ok(None) };
+    let rows = mapping.map(|mapping| mapping.rows(stream.id, &transformed)).transpose()?.unwrap_or_default();
+    Ok(Some((transformed, rows)))
+}
+
+/// Stores a page; with the last one, the batch is complete. How many of its records had not been there.
+async fn store(
+    streams: &Streams,
+    lease: Lease,
+    run: &Run,
+    processed: &Processed,
+    next: Option<&Value>,
+) -> Result<i64, Stopped> {
+    let mut transaction = streams.0.own_pool.begin().await?;
+    lease.hold(&mut transaction).await?;
+    let added = insert_records(&mut transaction, lease.id, run.number, &processed.accepted).await?;
+    let rejected = insert_dead_letters(&mut transaction, lease.id, run.number, processed).await?;
+    if let Some(next) = next {
+        let is_new = sqlx::query(
+            "insert into jobs.pages (stream_id, batch, position) values ($1, $2, $3) on conflict do nothing",
+        )
+        .bind(lease.id)
+        .bind(run.number)
+        .bind(next)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected()
+            == 1;
+        if !is_new {
+            let reason = "The source leads back to a page that was read already: change the source's pagination";
+            return Err(FetchError::User(reason.to_owned()).into());
+        }
+    }
+    sqlx::query(
+        "update jobs.batches set pages = pages + 1, records = records + $3, rejected = rejected + $4, bytes = bytes + $5,
+            position = $6, mark = coalesce($7, mark), failures = 0, waits = 0, beginnings = 0
+        where stream_id = $1 and number = $2",
+    )
+    .bind(lease.id)
+    .bind(run.number)
+    .bind(added)
+    .bind(rejected)
+    .bind(processed.bytes)
+    .bind(next)
+    .bind(&processed.mark)
+    .execute(&mut *transaction)
+    .await?;
+    if next.is_none() {
+        complete(&mut transaction, lease, run.number).await?;
+    }
+    transaction.commit().await?;
+    Ok(added)
+}
+
+pub(super) async fn insert_records(
+    connection: &mut PgConnection,
+    stream: Uuid,
+    batch: i64,
+    records: &BTreeMap<String, Value>,
+) -> Result<i64, sqlx::Error> {
+    let added: Vec<bool> = sqlx::query_scalar(
+        "insert into jobs.records (stream_id, batch, key, record)
+        select $1, $2, key, record from unnest($3::text[], $4::jsonb[]) as new (key, record)
+        on conflict (stream_id, batch, key) do update set record = excluded.record
+        returning xmax = 0",
+    )
+    .bind(stream)
+    .bind(batch)
+    .bind(records.keys().collect::<Vec<_>>())
+    .bind(records.values().collect::<Vec<_>>())
+    .fetch_all(&mut *connection)
+    .await?;
+    // What is processed now is dead no more.
+    sqlx::query("delete from jobs.dead_letters where stream_id = $1 and key = any($2) and state = 'dead'")
+        .bind(stream)
+        .bind(records.keys().collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(added.into_iter().map(i64::from).sum())
+}
+
+async fn insert_dead_letters(
+    connection: &mut PgConnection,
+    stream: Uuid,
+    batch: i64,
+    processed: &Processed,
+) -> Result<i64, sqlx::Error> {
+    let rejected = &processed.rejected;
+    let (records, reasons): (Vec<_>, Vec<_>) = rejected.values().map(|(record, reason)| (record, reason)).unzip();
+    sqlx::query(
+        "insert into jobs.dead_letters as d (stream_id, batch, key, record, reason)
+        select $1, $2, key, record, reason from unnest($3::text[], $4::jsonb[], $5::text[]) as new (key, record, reason)
+        on conflict (stream_id, key) do update set
+            batch = excluded.batch, record = excluded.record, reason = excluded.reason, times = d.times + 1,
+            last_seen_at = clock_timestamp()",
+    )
+    .bind(stream)
+    .bind(batch)
+    .bind(rejected.keys().collect::<Vec<_>>())
+    .bind(records)
+    .bind(reasons)
+    .execute(connection)
+    .await?;
+    Ok(i64::try_from(rejected.len()).unwrap_or(i64::MAX))
+}
+
+/// Ends a batch that has everything, and says when the next one begins.
+async fn complete(connection: &mut PgConnection, lease: Lease, number: i64) -> Result<(), LeaseError> {
+    let skipped = schedule_next(connection, lease, Event::Finish, None).await?;
+    sqlx::query(
+        "with batch as (
+            update jobs.batches set state = 'complete', finished_at = clock_timestamp(), skipped_runs = $3
+            where stream_id = $1 and number = $2 returning records, mark
+        ), pages as (
+            delete from jobs.pages where stream_id = $1 and batch = $2
+        )
+        update jobs.streams s set
+            latest_batch = $2, batches = s.batches + 1, records = s.records + batch.records, mark = batch.mark,
+            last_error = null, last_error_at = null
+        from batch where s.id = $1",
+    )
+    .bind(lease.id)
+    .bind(number)
+    .bind(skipped)
+    .execute(&mut *connection)
+    .await?;
+    // Older versions were kept where the rest of their batch was removed.
+    sqlx::query(
+        "delete from jobs.records r using jobs.records new, jobs.batches b
+        where new.stream_id = $1 and new.batch = $2 and r.stream_id = $1 and r.key = new.key and r.batch < $2
+            and b.stream_id = $1 and b.number = r.batch and b.removed_at is not null",
+    )
+    .bind(lease.id)
+    .bind(number)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Records what a stream does after a run, and when the next one begins. How many were skipped.
+async fn schedule_next(
+    connection: &mut PgConnection,
+    lease: Lease,
+    event: Event,
+    error: Option<&str>,
+) -> Result<i64, LeaseError> {
+    let Locked { stream, now } = locked(connection, lease.id).await.map_err(gone)?;
+    // A run that somebody asked for once is followed by none.
+    let event = if event == Event::Finish && stream.desired == Desired::Stopped { Event::Rest } else { event };
+    let state = stream.state.after(event).ok_or(LeaseError::Lost)?;
+    let schedule = stream.schedule();
+    let next = schedule.next(stream.next_run_at.unwrap_or(now), now);
+    let next_at = next.at.filter(|_| state == State::Waiting);
+    let skipped = if stream.next_run_at.is_some() { next.skipped } else { 0 };
+    lease.put_off(connection, next_at.map(|at| at + schedule.jitter(lease.id))).await?;
+    sqlx::query(
+        "update jobs.streams set state = $2, next_run_at = $3, retry_at = null, skipped_runs = skipped_runs + $4,
+            last_error = coalesce($5, last_error),
+            last_error_at = case when $5 is null then last_error_at else clock_timestamp() end
+        where id = $1",
+    )
+    .bind(lease.id)
+    .bind(state.name())
+    .bind(next_at)
+    .bind(skipped)
+    .bind(error)
+    .execute(connection)
+    .await?;
+    Ok(skipped)
+}
+
+/// Begins the batch anew: what was read is not what there is any more.
+async fn restart(streams: &Streams, lease: Lease, run: &mut Run) -> Result<(), Stopped> {
+    let mut transaction = streams.0.own_pool.begin().await?;
+    lease.hold(&mut transaction).await?;
+    forget(&mut transaction, lease.id, run.number).await?;
+    sqlx::query(
+        "update jobs.batches set restarts = restarts + 1, pages = 0, records = 0, rejected = 0, bytes = 0, position = null
+        where stream_id = $1 and number = $2",
+    )
+    .bind(lease.id)
+    .bind(run.number)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    (run.restarts, run.pages, run.position) = (run.restarts + 1, 0, None);
+    Ok(())
+}
+
+/// Counts one more of what went wrong with the batch.
+async fn count(streams: &Streams, lease: Lease, run: &Run, what: &'static str) -> Result<(), LeaseError> {
+    let mut transaction = streams.0.own_pool.begin().await?;
+    lease.hold(&mut transaction).await?;
+    let query = format!("update jobs.batches set {what} = {what} + 1 where stream_id = $1 and number = $2");
+    sqlx::query(sqlx::AssertSqlSafe(query)).bind(lease.id).bind(run.number).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Gives a stream back, to go on with the same batch after a pause. One that is being stopped does not go on.
+async fn release(streams: &Streams, lease: Lease, pause: Duration, reason: Option<&str>) -> Result<(), LeaseError> {
+    let mut transaction = streams.0.own_pool.begin().await?;
+    lease.hold(&mut transaction).await?;
+    let Locked { stream, now } = locked(&mut transaction, lease.id).await.map_err(gone)?;
+    let state = stream.state.after(Event::Release).ok_or(LeaseError::Lost)?;
+    if state == State::Stopped {
+        cancel_batch(&mut transaction, lease.id).await?;
+        lease.put_off(&mut transaction, None).await?;
+    } else {
+        sqlx::query("update jobs.batches set beginnings = 0 where stream_id = $1 and state = 'running'")
+            .bind(lease.id)
+            .execute(&mut *transaction)
+            .await?;
+        lease.put_off(&mut transaction, Some(now + pause)).await?;
+    }
+    sqlx::query(
+        "update jobs.streams set state = $2, retry_at = $3, last_error = coalesce($4, last_error),
+            last_error_at = case when $4 is null then last_error_at else clock_timestamp() end
+        where id = $1",
+    )
+    .bind(lease.id)
+    .bind(state.name())
+    .bind((state == State::Waiting).then_some(now + pause))
+    .bind(reason)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Ends a batch that cannot be completed. Nothing of it is kept.
+async fn end(streams: &Streams, lease: Lease, run: &Run, event: Event, reason: &str) -> Result<(), LeaseError> {
+    let mut transaction = streams.0.own_pool.begin().await?;
+    lease.hold(&mut transaction).await?;
+    let skipped = schedule_next(&mut transaction, lease, event, Some(reason)).await?;
+    sqlx::query(
+        "update jobs.batches set state = 'failed', finished_at = clock_timestamp(), position = null, reason = $3,
+            skipped_runs = $4
+        where stream_id = $1 and number = $2",
+    )
+    .bind(lease.id)
+    .bind(run.number)
+    .bind(reason)
+    .bind(skipped)
+    .execute(&mut *transaction)
+    .await?;
+    forget(&mut transaction, lease.id, run.number).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn renew(streams: &Streams, lease: Lease) -> Result<State, LeaseError> {
+    let mut connection = streams.0.own_pool.acquire().await?;
+    lease.renew(&mut connection).await?;
+    state(&mut connection, lease).await
+}
+
+async fn look(streams: &Streams, lease: Lease) -> Result<State, LeaseError> {
+    let mut connection = streams.0.own_pool.acquire().await?;
+    state(&mut connection, lease).await
+}
+
+async fn state(connection: &mut PgConnection, lease: Lease) -> Result<State, LeaseError> {
+    let name: Option<String> = sqlx::query_scalar(
+        "select s.state from jobs.streams s join jobs.queue q using (id) where s.id = $1 and q.attempt = $2 and q.held",
+    )
+    .bind(lease.id)
+    .bind(lease.attempt)
+    .fetch_optional(connection)
+    .await?;
+    let found = name.and_then(|name| State::ALL.into_iter().find(|state| state.name() == name));
+    found.ok_or(LeaseError::Lost)
+}
+
+/// A stream that was deleted is nobody's any more.
+fn gone(error: super::StreamError) -> LeaseError {
+    match error {
+        super::StreamError::Database(error) => LeaseError::Database(error),
+        _ => LeaseError::Lost,
+    }
+}
+
+/// How long to wait after that many failures in a row.
+pub(super) fn backoff(failures: i32) -> Duration {
+    let longest = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures.max(0).unsigned_abs())).min(LONGEST_PAUSE);
+    // Without random numbers everybody waits for as long as they may.
+    longest.mul_f64(getrandom::u32().map_or(1.0, |chance| f64::from(chance) / f64::from(u32::MAX)))
+}
+
+/// What a panic said.
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it says nothing".to_owned())
+}
