@@ -154,6 +154,18 @@ create table jobs.dead_letters (
 comment on table jobs.dead_letters is 'Records that could not be processed, and why.';
 create index dead_letters_created_at on jobs.dead_letters (created_at, id);
 
+-- What a stream would make of records: asked for by a server, which waits, and answered by a worker.
+create table jobs.previews (
+    id uuid not null,
+    -- What is wanted, sealed: secrets may be in it.
+    wanted bytea not null,
+    answer jsonb,
+    created_at timestamptz not null default now(),
+
+    constraint previews_pkey primary key (id)
+);
+create trigger ring after update on jobs.previews for each row execute function jobs.ring();
+
 -- What analysts read: of a stream that fetches everything each time, its newest complete batch; of one that fetches what is
 -- new, the newest version of each record.
 create view stream_records as

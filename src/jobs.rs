@@ -34,6 +34,8 @@ pub enum Kind {
     Stream,
     /// A record that could not be processed is to be tried again.
     DeadLetter,
+    /// Somebody wants to see what would become of records.
+    Preview,
 }
 
 impl Kind {
@@ -42,6 +44,7 @@ impl Kind {
             Self::Export => "export",
             Self::Stream => "stream",
             Self::DeadLetter => "dead-letter",
+            Self::Preview => "preview",
         }
     }
 }

@@ -10,6 +10,7 @@ mod definition;
 mod destination;
 mod field;
 mod janitor;
+mod preview;
 mod record;
 mod schedule;
 mod seal;
@@ -32,6 +33,7 @@ use crate::ledger::Writer;
 
 pub use dead_letters::DeadLetter;
 pub use definition::{Change, Definition, Invalid, NewStream};
+pub use preview::{NewPreview, Preview};
 pub use record::{Batch, BatchState, StoredRecord, Stream, StreamError};
 pub use seal::{Keys, Seal, SealError};
 pub use settings::StreamSettings;
@@ -94,6 +96,9 @@ impl Streams {
         let streams = self.clone();
         let (pool, kind, most, bell, stop) = run(Kind::DeadLetter, 1);
         tasks.spawn(jobs::run(pool, kind, most, bell, stop, move |lease| dead_letters::work(streams.clone(), lease)));
+        let streams = self.clone();
+        let (pool, kind, most, bell, stop) = run(Kind::Preview, 2);
+        tasks.spawn(jobs::run(pool, kind, most, bell, stop, move |lease| preview::work(streams.clone(), lease)));
         tasks.spawn(janitor::run(self.clone()));
     }
 

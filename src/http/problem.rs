@@ -298,6 +298,7 @@ impl From<StreamError> for Problem {
             StreamError::WrongState(state) => {
                 Self::new(Kind::WrongState, format!("{error}: it is {state}, so wait or stop it first"))
             }
+            StreamError::Away(reason) => Self::new(Kind::Unavailable, format!("This cannot be tried now: {reason}")),
             StreamError::Invalid(Invalid { field, reason }) => Self::field(field, reason),
             StreamError::Seal(source) => {
                 tracing::error!(error = &source as &dyn std::error::Error, "a secret cannot be kept");

@@ -20,7 +20,9 @@ use super::problem::Problem;
 use super::records::{ListQuery, page_size};
 use super::watch::{Look, Watch, to_json};
 use crate::ledger::Page;
-use crate::streams::{Batch, Change, DeadLetter, NewStream, StoredRecord, Stream, StreamError, Streams};
+use crate::streams::{
+    Batch, Change, DeadLetter, NewPreview, NewStream, Preview, StoredRecord, Stream, StreamError, Streams,
+};
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -33,6 +35,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
         .routes(routes!(batches))
         .routes(routes!(batch))
         .routes(routes!(data))
+        .routes(routes!(preview))
         .routes(routes!(dead_letters))
         .routes(routes!(retry))
 }
@@ -357,6 +360,23 @@ fn read_token(token: &str) -> Result<(i64, String), Problem> {
     let read = text.as_deref().and_then(|text| text.split_once(':'));
     let read = read.and_then(|(number, key)| Some((number.parse().ok()?, key.to_owned())));
     read.ok_or_else(|| Problem::field("page_token", "is not one that was given out"))
+}
+
+/// Try what a stream would make of records
+///
+/// Of those in `sample`, or of the first page of the source, which a worker fetches. Nothing is stored, and nothing goes into the
+/// ledger; ids are those of no stream.
+#[utoipa::path(
+    post, path = "/streams/preview", operation_id = "preview_stream", tag = "streams", security(("key" = ["streams:manage"])),
+    request_body = NewPreview,
+    responses((status = 200, description = "What would become of them", body = Preview), StartProblems)
+)]
+async fn preview(
+    _: Allowed<ManageStreams>,
+    State(streams): State<Streams>,
+    extract::Json(new): extract::Json<NewPreview>,
+) -> Result<Json<Preview>, Problem> {
+    Ok(Json(streams.preview(new).await?))
 }
 
 /// Which dead letters.

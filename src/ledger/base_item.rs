@@ -27,7 +27,7 @@ pub struct BaseItem {
 }
 
 /// A base item to be created.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewBaseItem {
     /// An id of the caller's own makes a retry safe.

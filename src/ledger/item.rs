@@ -24,7 +24,7 @@ pub struct Item {
 }
 
 /// An item to be created.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewItem {
     /// An id of the caller's own makes a retry safe.

@@ -29,7 +29,7 @@ pub struct Transfer {
 }
 
 /// A transfer to be recorded.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewTransfer {
     /// An id of the caller's own makes a retry safe.

@@ -25,7 +25,7 @@ pub struct User {
 }
 
 /// A user to be created.
-#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewUser {
     /// An id of the caller's own makes a retry safe.

@@ -111,11 +111,15 @@ impl Destination {
 }
 
 /// What a record becomes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Rows {
+    #[serde(skip_serializing_if = "Option::is_none")]
     base_item: Option<NewBaseItem>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     item: Option<NewItem>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<NewUser>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     transfer: Option<NewTransfer>,
 }
 

@@ -204,6 +204,9 @@ pub enum StreamError {
     /// It cannot be what it is to be.
     #[error(transparent)]
     Invalid(#[from] super::Invalid),
+    /// The source, or the worker, is away.
+    #[error("{0}")]
+    Away(String),
     /// Its secret cannot be kept.
     #[error("the secret cannot be kept")]
     Seal(#[from] SealError),

@@ -18,6 +18,7 @@ use super::destination::{self, Destination, LedgerMapping};
 use super::record::{Locked, Stream, cancel_batch, forget, locked};
 use super::source::{Auth, FetchError, Fetched, Page, Source};
 use super::state::{Desired, Event, State};
+use super::transform::Step;
 use super::{Streams, transform};
 use crate::jobs::{self, Halt, Lease, LeaseError};
 
@@ -35,6 +36,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const MOST_IDLE_PAGES: u32 = 100;
 /// If so many records are on the first page and none fits, it is not the records.
 const ENOUGH_TO_JUDGE: usize = 10;
+
+/// Why a record without a key cannot be processed.
+pub(super) const NO_KEY: &str = "The record has no key: see the source's key";
 
 /// A batch that is being fetched.
 struct Run {
@@ -252,10 +256,10 @@ pub(super) async fn process(streams: &Streams, stream: &Stream, page: Page) -> R
         let Some(key) = key else {
             // What has no key is known by what it is.
             let digest = hex::encode(Sha256::digest(record.to_string()));
-            processed.rejected.insert(digest, (record, "The record has no key: see the source's key".to_owned()));
+            processed.rejected.insert(digest, (record, NO_KEY.to_owned()));
             continue;
         };
-        let attempt = AssertUnwindSafe(|| prepare(stream, mapping, &record));
+        let attempt = AssertUnwindSafe(|| prepare(stream.id, &stream.transform, mapping, &record));
         match std::panic::catch_unwind(attempt) {
             Ok(Ok(Some((transformed, rows)))) => candidates.push((key, record, transformed, rows)),
             Ok(Ok(None)) => {}
@@ -287,11 +291,17 @@ pub(super) async fn process(streams: &Streams, stream: &Stream, page: Page) -> R
     Ok(processed)
 }
 
-type Prepared = (Value, destination::Rows);
+pub(super) type Prepared = (Value, destination::Rows);
 
-fn prepare(stream: &Stream, mapping: Option<&LedgerMapping>, record: &Value) -> Result<Option<Prepared>, String> {
-    let Some(transformed) = transform::apply(&stream.transform, record.clone())? else { return Ok(None) };
-    let rows = mapping.map(|mapping| mapping.rows(stream.id, &transformed)).transpose()?.unwrap_or_default();
+/// What becomes of a record; nothing if it is left out, or why it does not fit.
+pub(super) fn prepare(
+    stream: Uuid,
+    steps: &[Step],
+    mapping: Option<&LedgerMapping>,
+    record: &Value,
+) -> Result<Option<Prepared>, String> {
+    let Some(transformed) = transform::apply(steps, record.clone())? else { return Ok(None) };
+    let rows = mapping.map(|mapping| mapping.rows(stream, &transformed)).transpose()?.unwrap_or_default();
     Ok(Some((transformed, rows)))
 }
 

@@ -374,3 +374,66 @@ async fn a_crm_of_hubspot_is_fetched_completely_and_what_was_modified() {
     let failed = fetch(&server.api, &id).await;
     assert!(failed["reason"].as_str().expect("why").contains("change its auth"), "{failed}");
 }
+
+#[tokio::test]
+async fn what_a_stream_would_make_of_records_can_be_tried() {
+    let server = server().await;
+    let source = Source::start(assets()).await;
+    source.want_tokens(&["hush"]);
+    source.change(|records| records[1]["since"] = json!("last spring"));
+    let mut new = into_ledger(&source);
+    new["source"]["http"]["auth"] = json!({"bearer": {"token": "hush"}});
+    let wanted = json!({"source": new["source"], "transform": new["transform"], "destination": new["destination"]});
+    let (status, preview) = server.api.post("/streams/preview", wanted.clone()).await;
+    assert_eq!(
+        (status, &preview["page_records"], &preview["has_more"]),
+        (StatusCode::OK, &json!(10), &json!(true)),
+        "{preview}"
+    );
+    let records = preview["records"].as_array().expect("records");
+    assert_eq!(records[2]["record"]["model_name"], "Model 2");
+    assert_eq!(records[2]["ledger"]["transfer"]["timestamp"], "2026-01-03T00:00:00Z");
+    assert_eq!(records[1]["reason"], "/since: \"last spring\" is no timestamp");
+    assert_eq!(records[0]["ledger"]["transfer"], Value::Null, "nobody has it");
+    assert_eq!((server.rows().await, source.asked().len()), ([0; 4], 1), "nothing is stored, and one page was fetched");
+
+    let sample = json!({"sample": [{"id": 1, "a": "7"}, {"a": 8}, {"id": 3}], "transform": [
+        {"filter": {"field": "a", "exists": true}}, {"cast": {"field": "a", "to": "integer"}},
+    ]});
+    let (_, preview) = server.api.post("/streams/preview", sample).await;
+    let record =
+        |number: usize| (preview["records"][number]["record"].clone(), preview["records"][number]["reason"].clone());
+    assert_eq!(record(0), (json!({"id": 1, "a": 7}), Value::Null));
+    assert_eq!(record(1), (Value::Null, json!("The record has no key: see the source's key")));
+    assert_eq!(record(2), (Value::Null, Value::Null), "it is left out");
+
+    source.then([Fault::Status(403, vec![])]);
+    let (status, problem) = server.api.post("/streams/preview", wanted.clone()).await;
+    assert_eq!(
+        (status, &problem["errors"][0]["field"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("source")),
+        "{problem}"
+    );
+    source.then([Fault::Status(500, vec![])]);
+    let (status, problem) = server.api.post("/streams/preview", wanted).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{problem}");
+    for (wrong, field) in [
+        (json!({}), "source"),
+        (json!({"sample": vec![json!({}); 21]}), "sample"),
+        (json!({"sample": [], "transform": [{"pick": 7}]}), "transform[0].pick"),
+        (json!({"sample": [], "destination": {"ledger": {}}}), "destination.ledger"),
+    ] {
+        let (status, problem) = server.api.post("/streams/preview", wrong.clone()).await;
+        assert_eq!(
+            (status, &problem["errors"][0]["field"]),
+            (StatusCode::UNPROCESSABLE_ENTITY, &json!(field)),
+            "{wrong}"
+        );
+    }
+    let left: i64 =
+        sqlx::query_scalar("select (select count(*) from jobs.previews) + (select count(*) from jobs.queue)")
+            .fetch_one(&server.database.pool)
+            .await
+            .expect("a number");
+    assert_eq!(left, 0);
+}
