@@ -2,7 +2,7 @@
 //!
 //! A stream is a row ([`Stream`]) whose state changes by one pure function ([`State::after`]), and a job in the queue of
 //! [`crate::jobs`] that is due when the stream is. A worker, in a server or a process of its own, takes it, fetches pages from
-//! a [`source`], transforms their records, brings them into the ledger, and stores them. Servers and workers speak through
+//! a source, transforms their records, brings them into the ledger, and stores them. Servers and workers speak through
 //! Postgres only. Begin reading at `streams/worker.rs`.
 
 mod dead_letters;

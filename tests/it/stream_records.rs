@@ -437,3 +437,20 @@ async fn what_a_stream_would_make_of_records_can_be_tried() {
             .expect("a number");
     assert_eq!(left, 0);
 }
+
+#[tokio::test]
+async fn addresses_that_are_not_public_are_not_fetched_from_unless_operators_allow_it() {
+    let server = Server::start().await;
+    let source = Source::with(3).await;
+    let port = source.url.rsplit_once(':').expect("a port").1;
+    for host in ["127.0.0.1", "localhost", "127.1", "0x7f000001", "[::ffff:127.0.0.1]", "169.254.169.254", "[::1]"] {
+        let mut new = cursors(&source);
+        new["name"] = json!(host);
+        new["source"]["http"]["url"] = json!(format!("http://{host}:{port}/cursors"));
+        let id = create(&server.api, new).await;
+        let batch = fetch(&server.api, &id).await;
+        let reason = batch["reason"].as_str().expect("why");
+        assert!(batch["state"] == "failed" && reason.contains("which is not public"), "{host}: {batch}");
+    }
+    assert_eq!(source.asked().len(), 0, "nobody was asked");
+}

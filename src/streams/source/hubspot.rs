@@ -103,6 +103,18 @@ struct Position {
     since: Option<Value>,
 }
 
+impl Position {
+    /// The position after a page, from what its answer says. A search that has given out all that it does is followed by another
+    /// one, from the last moment that it has seen.
+    fn next(&self, after: String, mark: Option<&Value>) -> Self {
+        let is_over = after.parse().is_ok_and(|after: u64| after >= SEARCH_WINDOW);
+        match mark {
+            Some(mark) if is_over => Self { after: None, since: Some(mark.clone()) },
+            _ => Self { after: Some(after), since: self.since.clone() },
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Listed {
     results: Vec<Value>,
@@ -162,13 +174,8 @@ impl Hubspot {
             moment.is_string().then(|| moment.clone())
         };
         let mark = if *incremental { listed.results.iter().filter_map(modified).reduce(greater) } else { None };
-        let next = listed.paging.and_then(|paging| paging.next).map(|Next { after }| {
-            let is_over = *incremental && after.parse().is_ok_and(|after: u64| after >= SEARCH_WINDOW);
-            match &mark {
-                Some(mark) if is_over => Position { after: None, since: Some(mark.clone()) },
-                _ => Position { after: Some(after), since: position.since.clone() },
-            }
-        });
+        let next =
+            listed.paging.and_then(|paging| paging.next).map(|Next { after }| position.next(after, mark.as_ref()));
         let records = listed.results.into_iter().map(|record| Fetched { key: key(&record), record }).collect();
         let next = next.and_then(|next| serde_json::to_value(next).ok());
         Ok(Page { records, next, mark, bytes: answer.bytes, pause })
@@ -222,5 +229,36 @@ fn pause(headers: &HeaderMap) -> Duration {
     match (number("x-hubspot-ratelimit-remaining"), number("x-hubspot-ratelimit-interval-milliseconds")) {
         (Some(0), Some(interval)) => Duration::from_millis(interval),
         _ => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_that_is_exhausted_is_followed_by_another() {
+        let mark = json!("2026-01-01T00:00:00.000Z");
+        let begin = Position { after: Some("9800".to_owned()), since: Some(json!("2025-01-01T00:00:00.000Z")) };
+        let next = begin.next("9900".to_owned(), Some(&mark));
+        assert_eq!(next, Position { after: Some("9900".to_owned()), since: begin.since.clone() });
+        assert_eq!(next.next("10000".to_owned(), Some(&mark)), Position { after: None, since: Some(mark) });
+        // Lists go on without end, and their cursors are no numbers of results.
+        let list = Position::default().next("88123".to_owned(), None);
+        assert_eq!(list, Position { after: Some("88123".to_owned()), since: None });
+    }
+
+    #[test]
+    fn the_headers_say_when_it_was_enough() {
+        let headers = |remaining: &str| {
+            let headers =
+                [("x-hubspot-ratelimit-remaining", remaining), ("x-hubspot-ratelimit-interval-milliseconds", "10000")];
+            let named =
+                |(name, value): (&'static str, &str)| (name.parse().expect("a name"), value.parse().expect("a value"));
+            headers.map(named).into_iter().collect::<HeaderMap>()
+        };
+        assert_eq!(pause(&headers("0")), Duration::from_secs(10));
+        assert_eq!(pause(&headers("1")), Duration::ZERO);
+        assert_eq!(pause(&HeaderMap::new()), Duration::ZERO);
     }
 }
