@@ -1,8 +1,11 @@
 /** The dashboard as its readers see it. */
 
+import AxeBuilder from '@axe-core/playwright';
 import { expect, type Locator, type Page } from '@playwright/test';
 import type { Metric } from '../src/lib/metric';
 import type { Resolution } from '../src/lib/resolution';
+
+const WCAG_22_AA = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
 
 export type Figure = 'current' | 'total';
 
@@ -22,6 +25,27 @@ export async function explore(page: Page, query = ''): Promise<void> {
 export async function openExports(page: Page, query = '', server = ''): Promise<void> {
   await page.goto(`${server}/?page=exports${query}`);
   await expect(page.getByTestId('status')).toHaveText('Live');
+}
+
+/** Opens the page of data streams. */
+export async function openStreams(page: Page, query = '', server = ''): Promise<void> {
+  await page.goto(`${server}/?page=streams${query}`);
+  await expect(page.getByTestId('status')).toHaveText('Live');
+}
+
+export async function isAccessible(page: Page): Promise<void> {
+  const { violations } = await new AxeBuilder({ page }).withTags(WCAG_22_AA).analyze();
+  expect(violations.map(({ id, nodes }) => [id, ...nodes.map((node) => node.html)])).toEqual([]);
+}
+
+/** What the browser complains of from now on. */
+export function complaints(page: Page): string[] {
+  const said: string[] = [];
+  page.on('console', (message) => {
+    if (message.type() === 'error') said.push(message.text());
+  });
+  page.on('pageerror', (error) => said.push(error.message));
+  return said;
 }
 
 export async function becomesLive(page: Page): Promise<void> {

@@ -1,15 +1,12 @@
-import AxeBuilder from '@axe-core/playwright';
 import { expect, test, type APIRequestContext, type Locator, type Page } from '@playwright/test';
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { Export, NewExport, Scope } from '../src/lib/api-types';
-import { openExports } from './dashboard';
+import { complaints, isAccessible, openExports } from './dashboard';
 import { showExports, STATES } from './export-states';
 import { insertBaseItem, insertItem, insertTransfer, insertUser } from './ledger';
 import { Network } from './network';
 import { Server } from './server';
-
-const WCAG_22_AA = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
 
 const form = (page: Page) => page.getByTestId('form-export');
 const list = (page: Page) => page.getByRole('list', { name: 'Latest exports' });
@@ -40,21 +37,6 @@ async function startExport(
   const response = await request.post(`${server}/exports`, { data });
   expect(response.status(), await response.text()).toBe(202);
   return (await response.json()) as Export;
-}
-
-async function isAccessible(page: Page): Promise<void> {
-  const { violations } = await new AxeBuilder({ page }).withTags(WCAG_22_AA).analyze();
-  expect(violations.map(({ id, nodes }) => [id, ...nodes.map((node) => node.html)])).toEqual([]);
-}
-
-/** What the browser complains of from now on. */
-function complaints(page: Page): string[] {
-  const said: string[] = [];
-  page.on('console', (message) => {
-    if (message.type() === 'error') said.push(message.text());
-  });
-  page.on('pageerror', (error) => said.push(error.message));
-  return said;
 }
 
 test('an export is started, followed and downloaded, and has what was inserted', async ({

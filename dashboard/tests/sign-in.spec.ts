@@ -455,7 +455,7 @@ test('where nobody has to sign in nothing is said of it', async ({ page }) => {
   await becomesLive(page);
   await expect(page.getByText('Sign in')).toHaveCount(0);
   await expect(caller(page)).toHaveCount(0);
-  await expect(pages(page).getByRole('link')).toHaveText(['Statistics', 'Explore', 'Exports']);
+  await expect(pages(page).getByRole('link')).toHaveText(['Statistics', 'Explore', 'Exports', 'Streams']);
 });
 
 test('the first key closes the door, also behind those who are in', async ({ page }) => {

@@ -1,9 +1,11 @@
 import { expect, test, type Response } from '@playwright/test';
-import { becomesLive, explore, openExports } from './dashboard';
+import { becomesLive, explore, openExports, openStreams } from './dashboard';
 import { gzippedSize, scriptsAmong } from './weight';
 
-/** Of gzipped JavaScript. */
+/** Of gzipped JavaScript, for figures, exploring and exports together. */
 const SCRIPT_BUDGET = 80 * 1024;
+/** What the page of data streams adds to that, for those who go there. */
+const STREAMS_BUDGET = 8 * 1024;
 
 test('the page is light, keeps to itself, and is downloaded once', async ({ page, request, baseURL }) => {
   const responses: Response[] = [];
@@ -16,6 +18,10 @@ test('the page is light, keeps to itself, and is downloaded once', async ({ page
   const scripts = scriptsAmong(responses);
   expect(scripts.length).toBeGreaterThan(0);
   expect(await gzippedSize(request, scripts)).toBeLessThanOrEqual(SCRIPT_BUDGET);
+  await openStreams(page);
+  const more = scriptsAmong(responses).filter((script) => !scripts.includes(script));
+  expect(more.length).toBeGreaterThan(0);
+  expect(await gzippedSize(request, more)).toBeLessThanOrEqual(STREAMS_BUDGET);
 
   const origins = new Set(responses.map((response) => new URL(response.url()).origin));
   expect([...origins]).toEqual([new URL(baseURL ?? '').origin]);

@@ -294,7 +294,11 @@ impl From<StreamError> for Problem {
                 Self::new(Kind::NotFound, error.to_string())
             }
             StreamError::BatchRemoved(_) => Self::new(Kind::Gone, error.to_string()),
-            StreamError::NameTaken => Self::new(Kind::Conflict, error.to_string()),
+            StreamError::NameTaken => {
+                let detail = error.to_string();
+                let errors = vec![FieldError { line: None, field: Some("name".to_owned()), detail: detail.clone() }];
+                Self { errors, ..Self::new(Kind::Conflict, detail) }
+            }
             StreamError::WrongState(state) => {
                 Self::new(Kind::WrongState, format!("{error}: it is {state}, so wait or stop it first"))
             }

@@ -130,6 +130,11 @@ pub(super) async fn work(streams: Streams, lease: Lease) -> Result<(), LeaseErro
                         .bind(added)
                         .execute(&mut *transaction)
                         .await?;
+                    sqlx::query("update jobs.streams set records = records + $2 where id = $1")
+                        .bind(stream.id)
+                        .bind(added)
+                        .execute(&mut *transaction)
+                        .await?;
                 }
                 sqlx::query("delete from jobs.dead_letters where id = $1")
                     .bind(lease.id)

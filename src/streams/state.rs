@@ -18,6 +18,7 @@ pub enum Desired {
 /// What a stream does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = StreamState)]
 pub enum State {
     /// Nothing: nobody wants it to.
     Stopped,

@@ -14,6 +14,7 @@ const FIRST_VISIT: View = {
   kiosk: false,
   subject: undefined,
   at: undefined,
+  stream: undefined,
   signIn: false,
 };
 
@@ -62,6 +63,7 @@ test.each<Partial<View>>([
   { page: 'explore', subject: { kind: 'user', id: 'u' } },
   { page: 'explore', signIn: true },
   { page: 'exports', baseItem: 'b' },
+  { page: 'streams', stream: 's' },
 ])('a view is read from the address as it was written: %j', (changes) => {
   const view = { ...FIRST_VISIT, ...changes };
   expect(viewIn(withView(page('?resolution=day&timezone=Asia/Tokyo&user=x'), view))).toEqual(view);
@@ -71,6 +73,7 @@ test.each<[Partial<View>, string]>([
   [{}, 'By the minute – newcycle'],
   [{ page: 'explore' }, 'Explore – newcycle'],
   [{ page: 'exports' }, 'Exports – newcycle'],
+  [{ page: 'streams', stream: 's' }, 'Streams – newcycle'],
   [
     { page: 'explore', subject: { kind: 'item', id: '0197a000-0000-7000-8000-00000000abcd' } },
     'Item …0000abcd – newcycle',

@@ -5,7 +5,7 @@ import { DEFAULT_RESOLUTION, isResolution, type Resolution } from './resolution'
 import { browserTimeZone, isTimeZone } from './zone';
 
 /** The pages there are. The first is shown unless the address names another. */
-export const PAGES = ['statistics', 'explore', 'exports'] as const;
+export const PAGES = ['statistics', 'explore', 'exports', 'streams'] as const;
 
 export type PageName = (typeof PAGES)[number];
 
@@ -24,6 +24,8 @@ export interface View {
   readonly subject: Subject | undefined;
   /** The moment at which it is shown (milliseconds since 1970); now, unless one is chosen. */
   readonly at: number | undefined;
+  /** The data stream of which everything is shown. */
+  readonly stream: string | undefined;
   /** Whether somebody wants to sign in, and then to see all this. */
   readonly signIn: boolean;
 }
@@ -48,6 +50,7 @@ const BASE_ITEM = 'base_item_id';
 const DISPLAY = 'display';
 const KIOSK = 'kiosk';
 const AT = 'at';
+const STREAM = 'stream_id';
 const SIGN_IN = 'sign_in';
 
 /** The view that an address asks for; what it does not say, or says wrongly, is as on a first visit. */
@@ -66,6 +69,7 @@ export function viewIn(address: URL): View {
     kiosk: address.searchParams.has(KIOSK),
     subject: subjectOf(said('item'), said('user')),
     at: momentOf(said(AT)),
+    stream: said(STREAM),
     signIn: address.searchParams.has(SIGN_IN),
   };
 }
@@ -91,6 +95,7 @@ export function withView(address: URL, view: View): URL {
   say('item', subject?.kind === 'item' ? subject.id : undefined);
   say('user', subject?.kind === 'user' ? subject.id : undefined);
   say(AT, view.at === undefined ? undefined : new Date(view.at).toISOString());
+  say(STREAM, view.stream);
   say(SIGN_IN, view.signIn ? '1' : undefined);
   return changed;
 }
@@ -118,6 +123,7 @@ function subjectOf(item: string | undefined, user: string | undefined): Subject 
 export function titleOf({ page, subject, resolution }: View): string {
   if (page === 'statistics') return `By the ${resolution} – newcycle`;
   if (page === 'exports') return 'Exports – newcycle';
+  if (page === 'streams') return 'Streams – newcycle';
   return subject === undefined
     ? 'Explore – newcycle'
     : `${subject.kind === 'item' ? 'Item' : 'User'} …${subject.id.slice(-8)} – newcycle`;

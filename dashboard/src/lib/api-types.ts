@@ -18,6 +18,15 @@ export type Export = Schemas['Export'];
 /** Only these two must be said: what has a default is generated as if it had to be, too. */
 export type NewExport = Pick<Schemas['NewExport'], 'dataset' | 'format'> & Partial<Schemas['NewExport']>;
 
+export type Stream = Schemas['Stream'];
+export type StreamState = Schemas['StreamState'];
+/** Only these two must be said, as of an export. */
+export type NewStream = Pick<Schemas['NewStream'], 'name' | 'source'> & Partial<Schemas['NewStream']>;
+export type Batch = Schemas['Batch'];
+export type Batches = Schemas['Batches'];
+export type StreamData = Schemas['Data'];
+export type DeadLetter = Schemas['DeadLetter'];
+
 export type Breakdown = Schemas['Breakdown'];
 
 export type SessionStatus = Schemas['Session'];

@@ -35,6 +35,28 @@ describe('the API', () => {
     expect(requests[0]?.url).toBe('http://newcycle.test/users?page_size=50');
   });
 
+  test('has things done to a stream, and asks for what it fetched', async () => {
+    const { api, requests } = answering(() => Response.json({ data: [] }));
+    await api.startStream('s/1');
+    await api.stopStream('s-1');
+    await api.runStream('s-1');
+    await api.retryDeadLetter('d-1');
+    await api.batches('s-1', 40);
+    await api.streamData('s-1', 5);
+    await api.deadLetters('s-1', { pageSize: 10 });
+    expect(
+      requests.map(({ url, init }) => [init?.method ?? 'GET', url.replace('http://newcycle.test', '')]),
+    ).toEqual([
+      ['PUT', '/streams/s%2F1/start'],
+      ['PUT', '/streams/s-1/stop'],
+      ['POST', '/streams/s-1/run'],
+      ['POST', '/dead-letters/d-1/retry'],
+      ['GET', '/streams/s-1/batches?page_size=40'],
+      ['GET', '/streams/s-1/data?page_size=5'],
+      ['GET', '/dead-letters?stream_id=s-1&page_size=10'],
+    ]);
+  });
+
   test('asks for one row by its id, whatever was typed for one', async () => {
     const { api, requests } = answering(() => Response.json({ id: 'i-1' }));
     expect(await api.item('i-1')).toEqual({ id: 'i-1' });

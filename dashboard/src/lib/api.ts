@@ -2,17 +2,22 @@
 
 import type {
   BaseItem,
+  Batches,
   Breakdown,
+  DeadLetter,
   Export,
   Item,
   NewBaseItem,
   NewExport,
   NewItem,
+  NewStream,
   NewTransfer,
   NewUser,
   Owner,
   Page,
   SessionStatus,
+  Stream,
+  StreamData,
   Transfer,
   User,
 } from './api-types';
@@ -55,6 +60,25 @@ export interface Api {
   cancelExport(id: string): Promise<Export>;
   /** Drops the file of an export; what was exported when stays known. */
   deleteExport(id: string): Promise<void>;
+  /** Data streams, newest first. */
+  streams(page: PageRequest): Promise<Page<Stream>>;
+  createStream(body: NewStream): Promise<Stream>;
+  /** Has a stream fetch on its schedule. */
+  startStream(id: string): Promise<Stream>;
+  /** Has a stream fetch no more, also what it fetches at the moment. */
+  stopStream(id: string): Promise<Stream>;
+  /** Has a stream fetch now, besides its schedule; a problem of status 409 while it is being stopped. */
+  runStream(id: string): Promise<Stream>;
+  /** Drops a stream with everything that it fetched. */
+  deleteStream(id: string): Promise<void>;
+  /** The newest runs of a stream, newest first. */
+  batches(streamId: string, pageSize: number): Promise<Batches>;
+  /** The first records of the newest complete batch; a problem of status 404 where there is none. */
+  streamData(streamId: string, pageSize: number): Promise<StreamData>;
+  /** What could not be processed of a stream, newest first. */
+  deadLetters(streamId: string, page: PageRequest): Promise<Page<DeadLetter>>;
+  /** Has a worker try again to process a record. */
+  retryDeadLetter(id: string): Promise<DeadLetter>;
   /** Who asks, and what they may do. */
   session(): Promise<SessionStatus>;
   /** Begins a session in exchange for a key; a problem of status 401 where nobody has such a key. */
@@ -102,6 +126,18 @@ export function createApi(base = '', send: typeof fetch = (input, init) => fetch
     })) as Answer;
   };
 
+  /** Has something done that takes no body. */
+  const act = async <Answer>(method: 'POST' | 'PUT', path: string) =>
+    (await request(path, {
+      method,
+      headers: { accept: 'application/json' },
+      ...patiently(),
+    })) as Answer;
+
+  const drop = async (path: string) => {
+    await request(path, { method: 'DELETE', ...patiently() });
+  };
+
   const one = <Row>(path: string, id: string) => read<Row>(`${path}/${encodeURIComponent(id)}`);
 
   const list = <Row>(path: string, { pageSize, pageToken }: PageRequest, query: Query = {}) =>
@@ -135,21 +171,24 @@ export function createApi(base = '', send: typeof fetch = (input, init) => fetch
       }),
     exports: (page) => list<Export>('/exports', page),
     startExport: (body) => create<Export>('/exports', body),
-    cancelExport: async (id) =>
-      (await request(`${exportPath(id)}/cancel`, {
-        method: 'POST',
-        headers: { accept: 'application/json' },
-        ...patiently(),
-      })) as Export,
-    deleteExport: async (id) => {
-      await request(exportPath(id), { method: 'DELETE', ...patiently() });
-    },
+    cancelExport: (id) => act<Export>('POST', `${exportPath(id)}/cancel`),
+    deleteExport: (id) => drop(exportPath(id)),
+    streams: (page) => list<Stream>('/streams', page),
+    createStream: (body) => create<Stream>('/streams', body),
+    startStream: (id) => act<Stream>('PUT', `${streamPath(id)}/start`),
+    stopStream: (id) => act<Stream>('PUT', `${streamPath(id)}/stop`),
+    runStream: (id) => act<Stream>('POST', `${streamPath(id)}/run`),
+    deleteStream: (id) => drop(streamPath(id)),
+    batches: (streamId, pageSize) =>
+      read<Batches>(`${streamPath(streamId)}/batches`, { page_size: pageSize }),
+    streamData: (streamId, pageSize) =>
+      read<StreamData>(`${streamPath(streamId)}/data`, { page_size: pageSize }),
+    deadLetters: (streamId, page) => list<DeadLetter>('/dead-letters', page, { stream_id: streamId }),
+    retryDeadLetter: (id) => act<DeadLetter>('POST', `/dead-letters/${encodeURIComponent(id)}/retry`),
     session: () => read<SessionStatus>('/session'),
     signIn: async (key) =>
       (await request('/session', { ...posted({ key }), ...patiently() })) as SessionStatus,
-    signOut: async () => {
-      await request('/session', { method: 'DELETE', ...patiently() });
-    },
+    signOut: () => drop('/session'),
   };
 }
 
@@ -160,6 +199,10 @@ export function exportDataPath(id: string): string {
 
 function exportPath(id: string): string {
   return `/exports/${encodeURIComponent(id)}`;
+}
+
+function streamPath(id: string): string {
+  return `/streams/${encodeURIComponent(id)}`;
 }
 
 function posted(body: object): RequestInit {

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::client::{Answer, Client, check_url};
 use super::oauth::Tokens;
-use super::secrets::{Auth, SecretText};
+use super::secrets::{Auth, SecretText, hide};
 use super::{FetchError, Fetched, Page, Source};
 use crate::streams::field::Field;
 
@@ -40,7 +40,7 @@ pub struct HttpSource {
     #[schema(nullable = false)]
     pub body: Option<Value>,
     /// Who asks. Never shown again.
-    #[serde(default, skip_serializing)]
+    #[serde(default, skip_serializing_if = "hide")]
     #[schema(nullable = false, write_only)]
     pub auth: Option<Auth>,
     /// How one gets from one page to the next; without, there is one page.

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 use super::client::{Client, check_url};
 use super::http::{Connection, greater};
-use super::secrets::Auth;
+use super::secrets::{Auth, hide};
 use super::{FetchError, Fetched, Page, Source};
 
 const PAGE_SIZE: u32 = 100;
@@ -39,7 +39,7 @@ pub struct HubspotSource {
     #[serde(default)]
     pub incremental: bool,
     /// The access token of a private app, as `bearer`. Never shown again.
-    #[serde(default, skip_serializing)]
+    #[serde(default, skip_serializing_if = "hide")]
     #[schema(nullable = false, write_only)]
     pub auth: Option<Auth>,
     /// Another place that speaks HubSpot's API.

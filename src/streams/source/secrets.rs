@@ -98,3 +98,8 @@ impl Auth {
         }
     }
 }
+
+/// For serde, which leaves out what it is asked about: always.
+pub(super) fn hide(_: &Option<Auth>) -> bool {
+    true
+}

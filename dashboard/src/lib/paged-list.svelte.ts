@@ -1,9 +1,9 @@
 /** The newest rows of a list, and older ones as they are asked for. */
 
-import type { PageRequest } from '../lib/api';
-import type { Page } from '../lib/api-types';
-import { Inquiry } from '../lib/inquiry.svelte';
-import type { Problem } from '../lib/problem';
+import type { PageRequest } from './api';
+import type { Page } from './api-types';
+import { Inquiry } from './inquiry.svelte';
+import type { Problem } from './problem';
 
 export const PAGE_SIZE = 20;
 

@@ -1,7 +1,7 @@
-/** The list of exports as it is at any time: a stream of the newest ones, and longer ones as older exports are asked for. */
+/** A list as it is at any time: an event stream of the newest rows, and longer ones as older rows are asked for. */
 
-import type { Api } from '../lib/api';
-import type { Export, Page } from '../lib/api-types';
+import type { PageRequest } from './api';
+import type { Page } from './api-types';
 import {
   FIRST_ANSWER_MS,
   FIRST_RETRY_MS,
@@ -10,17 +10,26 @@ import {
   SILENCE_MS,
   type ConnectionStatus,
   type EventStream,
-} from '../lib/connection';
-import type { Door } from '../lib/live.svelte';
-import { isDenied, ProblemError, type Problem } from '../lib/problem';
-import { LARGEST_PAGE_SIZE, PAGE_SIZE, type Listed, type Listing } from '../explore/paged-list.svelte';
-import { changesSince } from './words';
+} from './connection';
+import type { Door } from './live.svelte';
+import { isDenied, ProblemError, type Problem } from './problem';
+import { LARGEST_PAGE_SIZE, PAGE_SIZE, type Listed, type Listing } from './paged-list.svelte';
 
 // EventSource.CLOSED, which does not exist where tests run.
 const CLOSED = 2;
 
-export class LiveExports implements Listing<Export> {
-  answer = $state.raw<Listed<Export>>();
+/** What the rows of a list are, and where they come from. */
+export interface Watched<Row> {
+  /** Where an event stream of its first page is. */
+  readonly path: string;
+  /** The same page, asked for once. */
+  readonly page: (request: PageRequest) => Promise<Page<Row>>;
+  /** What is to be said of the rows that have changed since; empty where nothing is worth a word. */
+  readonly changesSince: (before: readonly Row[], now: readonly Row[]) => string;
+}
+
+export class LiveList<Row> implements Listing<Row> {
+  answer = $state.raw<Listed<Row>>();
   problem = $state.raw<Problem>();
   status = $state<ConnectionStatus>('connecting');
   /** What has changed since a moment ago; another object each time, even if it says the same. */
@@ -39,7 +48,7 @@ export class LiveExports implements Listing<Export> {
   #closed = false;
 
   constructor(
-    private readonly api: Pick<Api, 'exports'>,
+    private readonly watched: Watched<Row>,
     private readonly door: Pick<Door, 'refused'>,
     private readonly openStream: (url: string) => EventStream = (address) => new EventSource(address),
     private readonly random: () => number = Math.random,
@@ -74,7 +83,7 @@ export class LiveExports implements Listing<Export> {
   #open(): void {
     this.#hangUp();
     if (this.#closed) return;
-    const stream = this.openStream(`/exports?page_size=${this.#wanted}`);
+    const stream = this.openStream(`${this.watched.path}?page_size=${this.#wanted}`);
     this.#stream = stream;
     // A closed stream may still deliver what was queued: only the present one is listened to.
     stream.addEventListener('message', (event) => {
@@ -100,7 +109,7 @@ export class LiveExports implements Listing<Export> {
     this.#retryMs = FIRST_RETRY_MS;
     this.status = 'live';
     // Its shape is promised by the server's OpenAPI document, as that of any answer.
-    this.#take(JSON.parse(data) as Page<Export>);
+    this.#take(JSON.parse(data) as Page<Row>);
     this.#watchForSilence();
   }
 
@@ -113,8 +122,8 @@ export class LiveExports implements Listing<Export> {
     }, SILENCE_MS);
   }
 
-  #take({ data, next_page_token: next }: Page<Export>): void {
-    const words = this.answer === undefined ? '' : changesSince(this.answer.rows, data);
+  #take({ data, next_page_token: next }: Page<Row>): void {
+    const words = this.answer === undefined ? '' : this.watched.changesSince(this.answer.rows, data);
     if (words !== '') this.news = { words };
     this.#heard += 1;
     this.answer = { rows: data, hasOlder: next !== null && this.#wanted < LARGEST_PAGE_SIZE };
@@ -168,7 +177,7 @@ export class LiveExports implements Listing<Export> {
     const heard = this.#heard;
     const isWanted = () => heard === this.#heard && !this.#closed;
     try {
-      const page = await this.api.exports({ pageSize: this.#wanted });
+      const page = await this.watched.page({ pageSize: this.#wanted });
       if (isWanted()) this.#take(page);
     } catch (error) {
       if (!(error instanceof ProblemError)) throw error;

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import type { PageRequest } from '../lib/api';
+import type { PageRequest } from './api';
 import { PagedList } from './paged-list.svelte';
 
 /** A list of numbers, from the newest to 1, whose tokens are the last number of their page. */

@@ -1,23 +1,23 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import type { Export, Page } from '../lib/api-types';
-import { FIRST_ANSWER_MS, FIRST_RETRY_MS, SILENCE_MS, type EventStream } from '../lib/connection';
-import { ProblemError } from '../lib/problem';
-import { LiveExports } from './live-exports.svelte';
+import type { Page } from './api-types';
+import { FIRST_ANSWER_MS, FIRST_RETRY_MS, SILENCE_MS, type EventStream } from './connection';
+import { ProblemError } from './problem';
+import { LiveList } from './live-list.svelte';
 
 const TOO_MANY = { title: 'Too many', status: 429, errors: [] };
 
-function pageOf(ids: readonly string[], next: string | null = null): Page<Export> {
-  const data = ids.map((id) => ({
-    id,
-    dataset: 'users' as const,
-    format: 'csv' as const,
-    compression: 'none' as const,
-    state: 'created' as const,
-    version: 1,
-    progress: { rows: 0, bytes: 0 },
-    created_at: '2026-11-22T05:36:10Z',
-  }));
-  return { data, next_page_token: next };
+interface Row {
+  readonly id: string;
+}
+
+function pageOf(ids: readonly string[], next: string | null = null): Page<Row> {
+  return { data: ids.map((id) => ({ id })), next_page_token: next };
+}
+
+/** Names the rows that were not there before. */
+function changesSince(before: readonly Row[], now: readonly Row[]): string {
+  const known = new Set(before.map(({ id }) => id));
+  return now.flatMap(({ id }) => (known.has(id) ? [] : [id])).join(', ');
 }
 
 class FakeStream implements EventStream {
@@ -36,7 +36,7 @@ class FakeStream implements EventStream {
     this.readyState = 2;
   }
 
-  send(page: Page<Export>): void {
+  send(page: Page<Row>): void {
     this.#listeners.get('message')?.(new MessageEvent('message', { data: JSON.stringify(page) }));
   }
 
@@ -50,7 +50,7 @@ class FakeStream implements EventStream {
   }
 }
 
-describe('the list of exports', () => {
+describe.each(['/exports', '/streams'])('the list at %s', (path) => {
   beforeEach(() => {
     vi.useFakeTimers();
   });
@@ -59,11 +59,11 @@ describe('the list of exports', () => {
     vi.useRealTimers();
   });
 
-  function open(answer: () => Promise<Page<Export>> = () => Promise.resolve(pageOf([]))) {
+  function open(answer: () => Promise<Page<Row>> = () => Promise.resolve(pageOf([]))) {
     const streams: FakeStream[] = [];
     let refusals = 0;
-    const list = new LiveExports(
-      { exports: answer },
+    const list = new LiveList<Row>(
+      { path, page: answer, changesSince },
       { refused: () => (refusals += 1) },
       (url) => {
         const stream = new FakeStream(url);
@@ -89,6 +89,17 @@ describe('the list of exports', () => {
     expect([list.status, ids(), list.answer?.hasOlder]).toEqual(['live', ['c', 'b', 'a'], true]);
   });
 
+  test('says what has changed, but nothing of what is heard first, nor twice', () => {
+    const { list, present } = open();
+    present().send(pageOf(['a']));
+    expect(list.news.words).toBe('');
+    present().send(pageOf(['b', 'a']));
+    const said = list.news;
+    expect(said.words).toBe('b');
+    present().send(pageOf(['b', 'a']));
+    expect(list.news).toBe(said);
+  });
+
   test('says when the connection is lost, and keeps what it knew', () => {
     const { list, present, ids, refusals } = open();
     present().fail(0);
@@ -100,11 +111,11 @@ describe('the list of exports', () => {
     expect([list.status, ids()]).toEqual(['live', ['b', 'a']]);
   });
 
-  test('asks for a longer stream when older exports are wanted, and goes on with that', async () => {
+  test('asks for a longer stream when older rows are wanted, and goes on with that', async () => {
     const { list, streams, present, ids } = open();
     present().send(pageOf(['b'], 'further'));
     const older = list.older();
-    expect([streams[0]?.closed, present().url]).toEqual([true, '/exports?page_size=40']);
+    expect([streams[0]?.closed, present().url]).toEqual([true, `${path}?page_size=40`]);
     streams[0]?.send(pageOf(['late']));
     expect(ids()).toEqual(['b']);
     present().send(pageOf(['b', 'a']));
@@ -142,7 +153,7 @@ describe('the list of exports', () => {
   });
 
   test('does not believe the late answer to why it was refused', async () => {
-    let answer!: (page: Page<Export>) => void;
+    let answer!: (page: Page<Row>) => void;
     const { present, ids } = open(() => new Promise((resolve) => (answer = resolve)));
     present().fail(2);
     await vi.advanceTimersByTimeAsync(FIRST_RETRY_MS);
