@@ -1,8 +1,9 @@
 //! What takes longer than a request: a queue of leases in Postgres, and a bell that rings on every server.
 //!
 //! A job is taken for a while ([`take`]), held on to ([`Lease::renew`]) and given back or finished. What its worker writes,
-//! it writes in transactions that begin with [`Lease::hold`]: whoever lost the lease, or gave it back, cannot write any more. What a job is
-//! about lies in a table of its kind, whose state changes in the same transactions: see [`crate::exports`].
+//! it writes in transactions that begin with [`Lease::hold`]: whoever lost the lease, or gave it back, cannot write any more.
+//! What a job is about lies in a table of its kind, whose state changes in the same transactions: see [`crate::exports`] and
+//! [`crate::streams`].
 //!
 //! **Invariant:** nobody holds a transaction open while they work, and whoever locks the rows of a job locks that of the
 //! queue first.

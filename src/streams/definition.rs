@@ -2,12 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use serde_json::json;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::destination::Destination;
+use super::field::has_nul;
 use super::record::{Locked, Stream, StreamError, cancel_batch, fetch, lock};
 use super::schedule::Schedule;
 use super::source::{Auth, SourceSettings};
@@ -131,6 +133,13 @@ impl NewStream {
         }
         destination.as_ref().map_or(Ok(()), Destination::validate).map_err(|(field, reason)| invalid(field, reason))?;
         let auth = source.take_auth();
+        for (field, value) in
+            [("source", json!(source)), ("transform", json!(transform)), ("destination", json!(destination))]
+        {
+            if has_nul(&value) {
+                return Err(invalid(field, "has a NUL character, which Postgres cannot store"));
+            }
+        }
         Ok(Definition {
             name,
             source,
@@ -263,6 +272,7 @@ mod tests {
             (json!({"source": {"http": {"url": "file:///etc/passwd"}}}), "source.http.url"),
             (json!({"transform": vec![json!({"pick": ["a"]}); 101]}), "transform"),
             (json!({"destination": {"ledger": {}}}), "destination.ledger"),
+            (json!({"transform": [{"constant": {"field": "a", "value": "\0"}}]}), "transform"),
         ] {
             assert_eq!(validate(&more).expect_err("it cannot be").field, field, "{more}");
         }

@@ -84,7 +84,7 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    fn transient(reason: impl Into<String>) -> Self {
+    pub(super) fn transient(reason: impl Into<String>) -> Self {
         Self::Transient { reason: reason.into(), retry_after: None }
     }
 }

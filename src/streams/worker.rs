@@ -15,6 +15,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::destination::{self, Destination, LedgerMapping};
+use super::field::has_nul;
 use super::record::{Locked, Stream, cancel_batch, forget, locked};
 use super::source::{Auth, FetchError, Fetched, Page, Source};
 use super::state::{Desired, Event, State};
@@ -32,11 +33,15 @@ const MOST_RESTARTS: i32 = 5;
 /// to a source at the same moment that was away ("full jitter": M. Brooker, Exponential Backoff And Jitter, 2015).
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// A source that gives so many pages in a row of which every record was there before would never end.
+/// A source that gives so many pages in a row with nothing on them, or nothing that was not there before, would never end.
 const MOST_IDLE_PAGES: u32 = 100;
+/// Nor would one with more pages than this: 10 million records where there are 100 on a page.
+const MOST_PAGES: i64 = 100_000;
 /// If so many records are on the first page and none fits, it is not the records.
 const ENOUGH_TO_JUDGE: usize = 10;
 
+/// An index takes a little more.
+const LONGEST_KEY: usize = 1_000;
 /// Why a record without a key cannot be processed.
 pub(super) const NO_KEY: &str = "The record has no key: see the source's key";
 
@@ -199,6 +204,10 @@ async fn fetch(streams: &Streams, lease: Lease, run: &mut Run) -> Result<(), Sto
         };
         let pause = page.pause;
         let next = page.next.clone();
+        if next.as_ref().is_some_and(has_nul) {
+            return Err(FetchError::User("The source's cursor has a NUL character".to_owned()).into());
+        }
+        let is_empty = page.records.is_empty();
         let processed = process(streams, &run.stream, page).await?;
         if run.pages == 0 && processed.accepted.is_empty() && processed.rejected.len() >= ENOUGH_TO_JUDGE {
             let reason = processed.rejected.values().next().map(|(_, reason)| reason.as_str()).unwrap_or_default();
@@ -206,7 +215,9 @@ async fn fetch(streams: &Streams, lease: Lease, run: &mut Run) -> Result<(), Sto
                 FetchError::User(format!("No record of the first page fits: change the stream. {reason}")).into()
             );
         }
-        let is_idle = store(streams, lease, run, &processed, next.as_ref()).await? == 0;
+        let added = store(streams, lease, run, &processed, next.as_ref()).await?;
+        // Of records that are left out, or that do not fit, it is not known whether they were there before.
+        let is_idle = if processed.accepted.is_empty() { is_empty } else { added == 0 };
         run.pages += 1;
         run.position = next;
         if run.position.is_none() {
@@ -217,6 +228,12 @@ async fn fetch(streams: &Streams, lease: Lease, run: &mut Run) -> Result<(), Sto
             let reason =
                 format!("The source gave nothing new on {MOST_IDLE_PAGES} pages, and says that there are more");
             return Err(FetchError::User(format!("{reason}: change the source's pagination")).into());
+        }
+        if run.pages >= MOST_PAGES {
+            let reason = format!(
+                "The source has more than {MOST_PAGES} pages: change the source's pagination, or its pages' size"
+            );
+            return Err(FetchError::User(reason).into());
         }
         tokio::time::sleep(pause).await;
     }
@@ -237,42 +254,22 @@ pub(super) struct Processed {
     /// Records by their keys: of several with the same key, the last.
     pub(super) accepted: BTreeMap<String, Value>,
     /// Those that could not be processed, as the source has them, and why.
-    pub(super) rejected: BTreeMap<String, (Value, String)>,
+    pub(super) rejected: Rejected,
     mark: Option<Value>,
     bytes: i64,
 }
 
 /// Transforms records, and brings them into the ledger. A bad one spoils no other.
 pub(super) async fn process(streams: &Streams, stream: &Stream, page: Page) -> Result<Processed, FetchError> {
-    let mut processed = Processed {
-        accepted: BTreeMap::new(),
-        rejected: BTreeMap::new(),
-        mark: page.mark,
-        bytes: i64::try_from(page.bytes).unwrap_or(i64::MAX),
-    };
-    let mapping = stream.destination.as_ref().map(|Destination::Ledger(mapping)| mapping);
-    let mut candidates = Vec::new();
-    for Fetched { key, record } in page.records {
-        let Some(key) = key else {
-            // What has no key is known by what it is.
-            let digest = hex::encode(Sha256::digest(record.to_string()));
-            processed.rejected.insert(digest, (record, NO_KEY.to_owned()));
-            continue;
-        };
-        let attempt = AssertUnwindSafe(|| prepare(stream.id, &stream.transform, mapping, &record));
-        match std::panic::catch_unwind(attempt) {
-            Ok(Ok(Some((transformed, rows)))) => candidates.push((key, record, transformed, rows)),
-            Ok(Ok(None)) => {}
-            Ok(Err(reason)) => {
-                processed.rejected.insert(key, (record, reason));
-            }
-            Err(panic) => {
-                let reason = words(&*panic);
-                tracing::error!(stream = %stream.id, key, reason, "a record could not be processed by a fault of newcycle");
-                processed.rejected.insert(key, (record, format!("This is a fault of newcycle: {reason}")));
-            }
-        }
-    }
+    let Page { records, mark, bytes, .. } = page;
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    let (id, steps) = (stream.id, stream.transform.clone());
+    let mapping = stream.destination.clone().map(|Destination::Ledger(mapping)| mapping);
+    // Thousands of records take the processor for a while: whoever serves dashboards shares a thread with this one.
+    let preparing = tokio::task::spawn_blocking(move || prepare_all(id, &steps, mapping.as_ref(), records));
+    let (mut candidates, rejected) = preparing.await.map_err(|error| FetchError::transient(error.to_string()))?;
+    let mark = mark.filter(|mark| !has_nul(mark));
+    let mut processed = Processed { accepted: BTreeMap::new(), rejected, mark, bytes };
     let rows: Vec<_> = candidates.iter_mut().map(|(.., rows)| std::mem::take(rows)).collect();
     let refusals = destination::write(&streams.0.writer, &rows).await.map_err(|error| FetchError::Transient {
         reason: format!("The ledger cannot be written now: {error}"),
@@ -289,6 +286,64 @@ pub(super) async fn process(streams: &Streams, stream: &Stream, page: Page) -> R
         }
     }
     Ok(processed)
+}
+
+type Candidate = (String, Value, Value, destination::Rows);
+type Rejected = BTreeMap<String, (Value, String)>;
+
+/// Those that fit, and those that do not. What does not even fail in order is a fault of ours, and spoils no other.
+fn prepare_all(
+    stream: Uuid,
+    steps: &[Step],
+    mapping: Option<&LedgerMapping>,
+    records: Vec<Fetched>,
+) -> (Vec<Candidate>, Rejected) {
+    let (mut candidates, mut rejected) = (Vec::new(), Rejected::new());
+    for Fetched { key, record } in records {
+        let key = match storable(key, &record) {
+            Ok(key) => key,
+            Err(reason) => {
+                // What has no key is known by what it is.
+                let digest = hex::encode(Sha256::digest(record.to_string()));
+                rejected.insert(digest, (without_nul(record), reason.to_owned()));
+                continue;
+            }
+        };
+        match std::panic::catch_unwind(AssertUnwindSafe(|| prepare(stream, steps, mapping, &record))) {
+            Ok(Ok(Some((transformed, rows)))) => candidates.push((key, record, transformed, rows)),
+            Ok(Ok(None)) => {}
+            Ok(Err(reason)) => {
+                rejected.insert(key, (record, reason));
+            }
+            Err(panic) => {
+                let reason = words(&*panic);
+                tracing::error!(%stream, key, reason, "a record could not be processed by a fault of newcycle");
+                rejected.insert(key, (record, format!("This is a fault of newcycle: {reason}")));
+            }
+        }
+    }
+    (candidates, rejected)
+}
+
+/// The key of a record that can be stored.
+fn storable(key: Option<String>, record: &Value) -> Result<String, &'static str> {
+    match key {
+        None => Err(NO_KEY),
+        Some(key) if key.len() > LONGEST_KEY => Err("The record's key is longer than 1,000 bytes"),
+        Some(_) if has_nul(record) => Err("The record has a NUL character, which Postgres cannot store"),
+        Some(key) => Ok(key),
+    }
+}
+
+/// The same for people to look at.
+fn without_nul(value: Value) -> Value {
+    let clean = |text: String| text.replace('\0', "\u{2400}");
+    match value {
+        Value::String(text) => clean(text).into(),
+        Value::Array(values) => values.into_iter().map(without_nul).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (clean(name), without_nul(value))).collect(),
+        other => other,
+    }
 }
 
 pub(super) type Prepared = (Value, destination::Rows);

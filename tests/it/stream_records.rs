@@ -267,6 +267,26 @@ async fn a_bad_record_spoils_no_other_and_is_tried_again_when_it_is_mended() {
 }
 
 #[tokio::test]
+async fn what_postgres_cannot_store_is_a_dead_letter_too() {
+    let server = server().await;
+    let source = Source::with(5).await;
+    source.change(|records| {
+        records[1]["name"] = json!("a\0b");
+        records[2]["a\0b"] = json!([{}]);
+        records[3]["id"] = json!("x".repeat(3_000));
+    });
+    let id = create(&server.api, cursors(&source)).await;
+    let batch = fetch(&server.api, &id).await;
+    assert_eq!(
+        (&batch["state"], &batch["records"], &batch["rejected"]),
+        (&json!("complete"), &json!(2), &json!(3)),
+        "{batch}"
+    );
+    let (_, letters) = server.api.get("/dead-letters").await;
+    assert!(letters.to_string().contains("a\u{2400}b"), "{letters}");
+}
+
+#[tokio::test]
 async fn a_mapping_that_fits_nothing_stops_the_stream() {
     let server = server().await;
     let source = Source::with(35).await;

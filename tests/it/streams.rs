@@ -297,6 +297,21 @@ async fn a_source_that_changes_while_it_is_read_is_read_anew_or_the_batch_fails(
 }
 
 #[tokio::test]
+async fn one_record_in_a_thousand_is_found() {
+    let server = server().await;
+    let source = Source::with(1_500).await;
+    let mut new = cursors(&source);
+    new["transform"] = json!([{"filter": {"field": "id", "equals": 1_499}}]);
+    let id = create(&server.api, new).await;
+    let batch = fetch(&server.api, &id).await;
+    assert_eq!(
+        (&batch["state"], &batch["records"], &batch["pages"]),
+        (&json!("complete"), &json!(1), &json!(150)),
+        "{batch}"
+    );
+}
+
+#[tokio::test]
 async fn a_source_without_an_end_is_noticed() {
     let server = server().await;
     let source = Source::with(15).await;

@@ -17,6 +17,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A page of a thousand records of 10 KB each is a third of it.
 const MAX_BYTES: usize = 32 << 20;
 const MAX_REDIRECTS: usize = 5;
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// So much is repeated of what a source says that goes wrong.
 const MAX_QUOTED: usize = 300;
 
@@ -85,9 +86,13 @@ impl Client {
         }
         let headers = response.headers().clone();
         let bytes = collect(&mut response).await?;
-        let body = serde_json::from_slice(&bytes)
-            .map_err(|error| FetchError::transient(format!("The source answers with broken JSON: {error}")))?;
-        Ok(Answer { url, headers, body, bytes: bytes.len() as u64 })
+        let length = bytes.len() as u64;
+        // Megabytes of it take the processor for a while.
+        let parsing = tokio::task::spawn_blocking(move || serde_json::from_slice(&bytes));
+        let parsed = parsing.await.map_err(|error| FetchError::transient(error.to_string()))?;
+        let body =
+            parsed.map_err(|error| FetchError::transient(format!("The source answers with broken JSON: {error}")))?;
+        Ok(Answer { url, headers, body, bytes: length })
     }
 }
 
@@ -197,14 +202,14 @@ fn quote(body: &[u8], secrets: &[&SecretText]) -> String {
     format!(". It says: {message}")
 }
 
-/// When to come again (RFC 9110, 10.2.3): a number of seconds, or a date.
+/// When to come again (RFC 9110, 10.2.3): a number of seconds, or a date. Nobody waits for longer than a month.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
     }
     let moment = httpdate::parse_http_date(text).ok()?;
-    Some(moment.duration_since(now).unwrap_or_default())
+    Some(moment.duration_since(now).unwrap_or_default().min(LONGEST_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -217,6 +222,8 @@ mod tests {
         for (text, expected) in [
             ("120", Some(120)),
             ("0", Some(0)),
+            ("18446744073709551615", Some(2_592_000)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(2_592_000)),
             ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
             ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
             ("soon", None),
