@@ -104,6 +104,9 @@ create table jobs.batches (
 );
 comment on table jobs.batches is 'Runs of data streams, and what they fetched.';
 
+-- Those that are looked through every few seconds: of many thousands, a few of each stream.
+create index batches_kept on jobs.batches (stream_id, number) where state = 'complete' and removed_at is null;
+create index batches_finished_at on jobs.batches (finished_at);
 -- One at a time.
 create unique index batches_running on jobs.batches (stream_id) where state = 'running';
 

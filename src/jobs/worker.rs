@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Bell, Kind, Lease, LeaseError, Ringing, take};
 
 /// How often somebody without work looks for some, besides when the bell rings: for jobs that are due again.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Who looked in vain looks again so much later at the earliest: bells ring for each page of each stream.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// How often a lease is renewed, and said how far the work is. What people watch moves once a second.
 const KEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -39,6 +41,7 @@ pub async fn run<F>(
     let mut ringing = bell.listen();
     let mut working = JoinSet::new();
     while !stop.is_cancelled() {
+        let looked_at = Instant::now();
         while working.len() >= most {
             working.join_next().await;
         }
@@ -62,7 +65,11 @@ pub async fn run<F>(
                 );
             }
         }
-        let _ = stop.run_until_cancelled(timeout(LOOK_INTERVAL, ringing.any())).await;
+        let rung = async {
+            ringing.any().await;
+            sleep_until(looked_at + LOOK_PAUSE).await;
+        };
+        let _ = stop.run_until_cancelled(timeout(LOOK_INTERVAL, rung)).await;
         while working.try_join_next().is_some() {}
     }
     while working.join_next().await.is_some() {}

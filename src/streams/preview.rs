@@ -208,7 +208,7 @@ async fn fetch(streams: &Streams, id: Uuid, sealed: &[u8]) -> Answer {
     let fetched = async { source.open(streams.0.client.clone(), auth, None)?.fetch(None).await };
     match timeout(FETCH_TIMEOUT, fetched).await {
         Ok(Ok(page)) => Answer::Preview(describe(page.records, &transform, destination.as_ref(), page.next.is_some())),
-        Ok(Err(FetchError::User(reason))) => Answer::Refused(reason),
+        Ok(Err(FetchError::User(reason) | FetchError::Denied(reason))) => Answer::Refused(reason),
         Ok(Err(error)) => Answer::Away(error.to_string()),
         Err(_) => Answer::Away(format!("the source has not answered within {} s", FETCH_TIMEOUT.as_secs())),
     }
@@ -217,11 +217,11 @@ async fn fetch(streams: &Streams, id: Uuid, sealed: &[u8]) -> Answer {
 fn describe(records: Vec<Fetched>, steps: &[Step], destination: Option<&Destination>, has_more: bool) -> Preview {
     let page_records = records.len();
     let describe = |Fetched { key, record }: Fetched| {
-        let mut previewed = Previewed { key, source: record, record: None, ledger: None, reason: None };
-        if previewed.key.is_none() {
-            previewed.reason = Some(worker::NO_KEY.to_owned());
-            return previewed;
+        if let Err(reason) = worker::storable(key.clone(), &record) {
+            let (source, reason) = (worker::without_nul(record), Some(reason.to_owned()));
+            return Previewed { key: None, source, record: None, ledger: None, reason };
         }
+        let mut previewed = Previewed { key, source: record, record: None, ledger: None, reason: None };
         let mapping = destination.map(|Destination::Ledger(mapping)| mapping);
         match worker::prepare(Uuid::nil(), steps, mapping, &previewed.source) {
             Ok(Some((record, rows))) => {

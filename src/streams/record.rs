@@ -479,7 +479,7 @@ impl Stream {
     /// When it runs.
     pub(super) fn schedule(&self) -> Schedule {
         let zone = statistics::parse_time_zone(&self.timezone).unwrap_or(chrono_tz::UTC);
-        let cron = self.cron.as_deref().and_then(|cron| Schedule::cron(cron, zone).ok());
+        let cron = self.cron.as_deref().and_then(|cron| Schedule::read_cron(cron, zone).ok());
         cron.unwrap_or_else(|| Schedule::every(self.interval_seconds.unwrap_or(super::DEFAULT_INTERVAL)))
     }
 }

@@ -48,14 +48,19 @@ impl Schedule {
         Self::Interval(TimeDelta::seconds(seconds.max(1)))
     }
 
-    /// By a cron expression: minute, hour, day of month, month, day of week.
+    /// By a cron expression (minute, hour, day of month, month, day of week) that names a moment yet to come.
     pub(super) fn cron(expression: &str, zone: Tz) -> Result<Self, MalformedCron> {
-        let cron = Cron::from_str(expression).map_err(|error| MalformedCron(error.to_string()))?;
-        let schedule = Self::Cron(Box::new(cron), zone);
+        let schedule = Self::read_cron(expression, zone)?;
         if schedule.following(Utc::now()).is_none() {
             return Err(MalformedCron("it names no moment within ten years".to_owned()));
         }
         Ok(schedule)
+    }
+
+    /// By one that was checked before: its last moment may have passed.
+    pub(super) fn read_cron(expression: &str, zone: Tz) -> Result<Self, MalformedCron> {
+        let cron = Cron::from_str(expression).map_err(|error| MalformedCron(error.to_string()))?;
+        Ok(Self::Cron(Box::new(cron), zone))
     }
 
     /// The first run of a stream that is started now.

@@ -19,7 +19,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 pub(super) use client::Client;
-pub(super) use http::HttpSource;
+pub(super) use http::{HttpSource, greater};
 pub(super) use hubspot::HubspotSource;
 pub use network::AllowedNetworks;
 pub(super) use secrets::Auth;
@@ -78,6 +78,9 @@ pub enum FetchError {
     /// What was read so far is not what there is any more: it has to be read anew.
     #[error("{0}")]
     Moved(String),
+    /// The source does not know who asks (401): a token may be over; otherwise somebody has to change something.
+    #[error("{0}")]
+    Denied(String),
     /// Somebody has to change something: what, for people.
     #[error("{0}")]
     User(String),
@@ -140,7 +143,7 @@ impl SourceSettings {
     /// Opens it, with its secrets, to fetch what is new since the mark, if it does so.
     pub fn open(&self, client: Client, auth: Option<Auth>, mark: Option<Value>) -> Result<Box<dyn Source>, FetchError> {
         match self {
-            Self::Http(source) => Ok(Box::new(http::Http::open(source, client, auth, mark)?)),
+            Self::Http(source) => Ok(Box::new(http::Http::open(source, client, auth, mark))),
             Self::Hubspot(source) => Ok(Box::new(hubspot::Hubspot::open(source, client, auth, mark)?)),
         }
     }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::destination::{self, Destination, LedgerMapping};
 use super::field::has_nul;
 use super::record::{Locked, Stream, cancel_batch, forget, locked};
-use super::source::{Auth, FetchError, Fetched, Page, Source};
+use super::source::{FetchError, Fetched, Page, Source, greater};
 use super::state::{Desired, Event, State};
 use super::transform::Step;
 use super::{Streams, transform};
@@ -43,19 +43,28 @@ const ENOUGH_TO_JUDGE: usize = 10;
 /// An index takes a little more.
 const LONGEST_KEY: usize = 1_000;
 /// Why a record without a key cannot be processed.
-pub(super) const NO_KEY: &str = "The record has no key: see the source's key";
+const NO_KEY: &str = "The record has no key: see the source's key";
 
 /// A batch that is being fetched.
 struct Run {
     stream: Stream,
-    auth: Option<Auth>,
     number: i64,
     position: Option<Value>,
+    mark: Option<Value>,
     pages: i64,
     failures: i32,
     waits: i32,
     restarts: i32,
     beginnings: i32,
+}
+
+/// What of a batch is counted, so that each next pause is longer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Setback {
+    /// It failed, for now.
+    Failure,
+    /// The source wanted to be asked less often.
+    Wait,
 }
 
 /// Why a run does not go on.
@@ -116,22 +125,20 @@ pub(super) async fn work(streams: Streams, lease: Lease) -> Result<(), LeaseErro
         Stopped::Fetch(FetchError::Limited { retry_after }) => {
             // Who is told to come again at once should not do so without end.
             let pause = retry_after.map_or_else(|| backoff(run.waits), |pause| pause.max(FIRST_PAUSE));
-            count(&streams, lease, &run, "waits").await?;
             let reason =
                 format!("The source wants to be asked less often (429): it is asked again in {} s", pause.as_secs());
-            release(&streams, lease, pause, Some(&reason)).await
+            release(&streams, lease, pause, Some((Setback::Wait, &reason))).await
         }
         Stopped::Fetch(FetchError::Transient { reason, retry_after }) if run.failures + 1 < ATTEMPTS => {
             tracing::info!(%id, batch, reason, attempt = run.failures + 1, "a batch goes on later");
             let pause = backoff(run.failures).max(retry_after.unwrap_or_default());
-            count(&streams, lease, &run, "failures").await?;
-            release(&streams, lease, pause, Some(&reason)).await
+            release(&streams, lease, pause, Some((Setback::Failure, &reason))).await
         }
         Stopped::Fetch(FetchError::Transient { reason, .. } | FetchError::Moved(reason)) => {
             tracing::warn!(%id, batch, reason, "a batch failed");
             end(&streams, lease, &run, Event::Finish, &reason).await
         }
-        Stopped::Fetch(FetchError::User(reason)) => {
+        Stopped::Fetch(FetchError::User(reason) | FetchError::Denied(reason)) => {
             tracing::warn!(%id, batch, reason, "a stream has to be changed before it can go on");
             end(&streams, lease, &run, Event::Fail, &reason).await
         }
@@ -160,11 +167,11 @@ async fn begin(streams: &Streams, lease: Lease) -> Result<Option<Run>, LeaseErro
         return Ok(None);
     }
     let scheduled = stream.next_run_at.filter(|at| *at <= now);
-    let (number, position, pages, failures, waits, restarts, beginnings) = sqlx::query_as(
+    let (number, position, mark, pages, failures, waits, restarts, beginnings) = sqlx::query_as(
         "insert into jobs.batches as b (stream_id, number, scheduled_at, mark, beginnings)
         select $1, coalesce(max(number), 0) + 1, $2, $3, 1 from jobs.batches where stream_id = $1
         on conflict (stream_id) where state = 'running' do update set beginnings = b.beginnings + 1
-        returning number, position, pages, failures, waits, restarts, beginnings",
+        returning number, position, mark, pages, failures, waits, restarts, beginnings",
     )
     .bind(lease.id)
     .bind(scheduled)
@@ -181,7 +188,7 @@ async fn begin(streams: &Streams, lease: Lease) -> Result<Option<Run>, LeaseErro
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok(Some(Run { stream, auth: None, number, position, pages, failures, waits, restarts, beginnings }))
+    Ok(Some(Run { stream, number, position, mark, pages, failures, waits, restarts, beginnings }))
 }
 
 /// Fetches what is left of the batch.
@@ -190,7 +197,7 @@ async fn fetch(streams: &Streams, lease: Lease, run: &mut Run) -> Result<(), Sto
         let reason = format!("it was begun {MOST_BEGINNINGS} times, and its worker ended each time");
         return Err(Stopped::Bug(reason));
     }
-    let source = open(streams, run)?;
+    let source = open(streams, &run.stream)?;
     let mut idle_pages = 0;
     loop {
         let page = match source.fetch(run.position.as_ref()).await {
@@ -209,6 +216,7 @@ async fn fetch(streams: &Streams, lease: Lease, run: &mut Run) -> Result<(), Sto
         }
         let is_empty = page.records.is_empty();
         let processed = process(streams, &run.stream, page).await?;
+        run.mark = run.mark.take().into_iter().chain(processed.mark.clone()).reduce(greater);
         if run.pages == 0 && processed.accepted.is_empty() && processed.rejected.len() >= ENOUGH_TO_JUDGE {
             let reason = processed.rejected.values().next().map(|(_, reason)| reason.as_str()).unwrap_or_default();
             return Err(
@@ -239,14 +247,16 @@ async fn fetch(streams: &Streams, lease: Lease, run: &mut Run) -> Result<(), Sto
     }
 }
 
-fn open(streams: &Streams, run: &mut Run) -> Result<Box<dyn Source>, FetchError> {
-    if let Some(sealed) = &run.stream.secrets {
-        let opened = streams.0.seal.open(run.stream.id, sealed);
-        let secret =
-            opened.map_err(|error| FetchError::User(format!("The stream's secret cannot be read: {error}")))?;
-        run.auth = serde_json::from_slice(&secret).ok();
-    }
-    run.stream.source.open(streams.0.client.clone(), run.auth.clone(), run.stream.mark.clone())
+fn open(streams: &Streams, stream: &Stream) -> Result<Box<dyn Source>, FetchError> {
+    let unreadable = |error: String| FetchError::User(format!("The stream's secret cannot be read: {error}"));
+    let auth = match &stream.secrets {
+        Some(sealed) => {
+            let secret = streams.0.seal.open(stream.id, sealed).map_err(|error| unreadable(error.to_string()))?;
+            Some(serde_json::from_slice(&secret).map_err(|error| unreadable(error.to_string()))?)
+        }
+        None => None,
+    };
+    stream.source.open(streams.0.client.clone(), auth, stream.mark.clone())
 }
 
 /// What became of a page.
@@ -326,7 +336,7 @@ fn prepare_all(
 }
 
 /// The key of a record that can be stored.
-fn storable(key: Option<String>, record: &Value) -> Result<String, &'static str> {
+pub(super) fn storable(key: Option<String>, record: &Value) -> Result<String, &'static str> {
     match key {
         None => Err(NO_KEY),
         Some(key) if key.len() > LONGEST_KEY => Err("The record's key is longer than 1,000 bytes"),
@@ -336,7 +346,7 @@ fn storable(key: Option<String>, record: &Value) -> Result<String, &'static str>
 }
 
 /// The same for people to look at.
-fn without_nul(value: Value) -> Value {
+pub(super) fn without_nul(value: Value) -> Value {
     let clean = |text: String| text.replace('\0', "\u{2400}");
     match value {
         Value::String(text) => clean(text).into(),
@@ -390,7 +400,7 @@ async fn store(
     }
     sqlx::query(
         "update jobs.batches set pages = pages + 1, records = records + $3, rejected = rejected + $4, bytes = bytes + $5,
-            position = $6, mark = coalesce($7, mark), failures = 0, waits = 0, beginnings = 0
+            position = $6, mark = $7, failures = 0, waits = 0, beginnings = 0
         where stream_id = $1 and number = $2",
     )
     .bind(lease.id)
@@ -399,11 +409,11 @@ async fn store(
     .bind(rejected)
     .bind(processed.bytes)
     .bind(next)
-    .bind(&processed.mark)
+    .bind(&run.mark)
     .execute(&mut *transaction)
     .await?;
     if next.is_none() {
-        complete(&mut transaction, lease, run.number).await?;
+        complete(&mut transaction, lease, run).await?;
     }
     transaction.commit().await?;
     Ok(added)
@@ -415,17 +425,20 @@ pub(super) async fn insert_records(
     batch: i64,
     records: &BTreeMap<String, Value>,
 ) -> Result<i64, sqlx::Error> {
-    let added: Vec<bool> = sqlx::query_scalar(
-        "insert into jobs.records (stream_id, batch, key, record)
-        select $1, $2, key, record from unnest($3::text[], $4::jsonb[]) as new (key, record)
-        on conflict (stream_id, batch, key) do update set record = excluded.record
-        returning xmax = 0",
+    let added = sqlx::query_scalar(
+        "with stored as (
+            insert into jobs.records (stream_id, batch, key, record)
+            select $1, $2, key, record from unnest($3::text[], $4::jsonb[]) as new (key, record)
+            on conflict (stream_id, batch, key) do update set record = excluded.record
+            returning xmax = 0 as is_new
+        )
+        select count(*) filter (where is_new) from stored",
     )
     .bind(stream)
     .bind(batch)
     .bind(records.keys().collect::<Vec<_>>())
     .bind(records.values().collect::<Vec<_>>())
-    .fetch_all(&mut *connection)
+    .fetch_one(&mut *connection)
     .await?;
     // What is processed now is dead no more.
     sqlx::query("delete from jobs.dead_letters where stream_id = $1 and key = any($2) and state = 'dead'")
@@ -433,7 +446,7 @@ pub(super) async fn insert_records(
         .bind(records.keys().collect::<Vec<_>>())
         .execute(connection)
         .await?;
-    Ok(added.into_iter().map(i64::from).sum())
+    Ok(added)
 }
 
 async fn insert_dead_letters(
@@ -462,7 +475,7 @@ async fn insert_dead_letters(
 }
 
 /// Ends a batch that has everything, and says when the next one begins.
-async fn complete(connection: &mut PgConnection, lease: Lease, number: i64) -> Result<(), LeaseError> {
+async fn complete(connection: &mut PgConnection, lease: Lease, run: &Run) -> Result<(), LeaseError> {
     let skipped = schedule_next(connection, lease, Event::Finish, None).await?;
     sqlx::query(
         "with batch as (
@@ -477,10 +490,13 @@ async fn complete(connection: &mut PgConnection, lease: Lease, number: i64) -> R
         from batch where s.id = $1",
     )
     .bind(lease.id)
-    .bind(number)
+    .bind(run.number)
     .bind(skipped)
     .execute(&mut *connection)
     .await?;
+    if !run.stream.source.is_incremental() {
+        return Ok(());
+    }
     // Older versions were kept where the rest of their batch was removed.
     sqlx::query(
         "delete from jobs.records r using jobs.records new, jobs.batches b
@@ -488,7 +504,7 @@ async fn complete(connection: &mut PgConnection, lease: Lease, number: i64) -> R
             and b.stream_id = $1 and b.number = r.batch and b.removed_at is not null",
     )
     .bind(lease.id)
-    .bind(number)
+    .bind(run.number)
     .execute(connection)
     .await?;
     Ok(())
@@ -532,30 +548,29 @@ async fn restart(streams: &Streams, lease: Lease, run: &mut Run) -> Result<(), S
     lease.hold(&mut transaction).await?;
     forget(&mut transaction, lease.id, run.number).await?;
     sqlx::query(
-        "update jobs.batches set restarts = restarts + 1, pages = 0, records = 0, rejected = 0, bytes = 0, position = null
+        "update jobs.batches set restarts = restarts + 1, pages = 0, records = 0, rejected = 0, bytes = 0, position = null,
+            mark = $3
         where stream_id = $1 and number = $2",
     )
     .bind(lease.id)
     .bind(run.number)
+    .bind(&run.stream.mark)
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
     (run.restarts, run.pages, run.position) = (run.restarts + 1, 0, None);
-    Ok(())
-}
-
-/// Counts one more of what went wrong with the batch.
-async fn count(streams: &Streams, lease: Lease, run: &Run, what: &'static str) -> Result<(), LeaseError> {
-    let mut transaction = streams.0.own_pool.begin().await?;
-    lease.hold(&mut transaction).await?;
-    let query = format!("update jobs.batches set {what} = {what} + 1 where stream_id = $1 and number = $2");
-    sqlx::query(sqlx::AssertSqlSafe(query)).bind(lease.id).bind(run.number).execute(&mut *transaction).await?;
-    transaction.commit().await?;
+    run.mark.clone_from(&run.stream.mark);
     Ok(())
 }
 
 /// Gives a stream back, to go on with the same batch after a pause. One that is being stopped does not go on.
-async fn release(streams: &Streams, lease: Lease, pause: Duration, reason: Option<&str>) -> Result<(), LeaseError> {
+async fn release(
+    streams: &Streams,
+    lease: Lease,
+    pause: Duration,
+    why: Option<(Setback, &str)>,
+) -> Result<(), LeaseError> {
+    let (setback, reason) = why.unzip();
     let mut transaction = streams.0.own_pool.begin().await?;
     lease.hold(&mut transaction).await?;
     let Locked { stream, now } = locked(&mut transaction, lease.id).await.map_err(gone)?;
@@ -564,10 +579,15 @@ async fn release(streams: &Streams, lease: Lease, pause: Duration, reason: Optio
         cancel_batch(&mut transaction, lease.id).await?;
         lease.put_off(&mut transaction, None).await?;
     } else {
-        sqlx::query("update jobs.batches set beginnings = 0 where stream_id = $1 and state = 'running'")
-            .bind(lease.id)
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "update jobs.batches set beginnings = 0, failures = failures + $2, waits = waits + $3
+            where stream_id = $1 and state = 'running'",
+        )
+        .bind(lease.id)
+        .bind(i32::from(setback == Some(Setback::Failure)))
+        .bind(i32::from(setback == Some(Setback::Wait)))
+        .execute(&mut *transaction)
+        .await?;
         lease.put_off(&mut transaction, Some(now + pause)).await?;
     }
     sqlx::query(

@@ -170,7 +170,10 @@ fn explain(error: &reqwest::Error) -> FetchError {
 fn refused(status: StatusCode, body: &[u8], retry_after: Option<Duration>, secrets: &[&SecretText]) -> FetchError {
     let said = quote(body, secrets);
     match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+        StatusCode::UNAUTHORIZED => {
+            FetchError::Denied(format!("The source does not let the stream in ({status}): change its auth{said}"))
+        }
+        StatusCode::FORBIDDEN => {
             FetchError::User(format!("The source does not let the stream in ({status}): change its auth{said}"))
         }
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY => {
@@ -239,7 +242,7 @@ mod tests {
     fn secrets_are_not_repeated() {
         let secret: SecretText = serde_json::from_str("\"hush\"").expect("a secret");
         let body = br#"{"error": {"message": "hush is no token,\nhush!"}}"#;
-        let Err(FetchError::User(reason)) = Err::<(), _>(refused(StatusCode::UNAUTHORIZED, body, None, &[&secret]))
+        let Err(FetchError::Denied(reason)) = Err::<(), _>(refused(StatusCode::UNAUTHORIZED, body, None, &[&secret]))
         else {
             panic!("somebody has to change something");
         };

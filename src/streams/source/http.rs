@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue, LINK};
+use reqwest::header::{HeaderName, HeaderValue, LINK};
 use reqwest::{Method, RequestBuilder, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -212,7 +212,7 @@ impl Connection {
             let secrets: Vec<_> = self.auth.iter().map(Auth::secret).chain(&token).collect();
             match (self.client.send(finish(request), &secrets).await, &self.tokens) {
                 // Tokens may be revoked before their time.
-                (Err(FetchError::User(_)), Some(tokens)) if is_first => {
+                (Err(FetchError::Denied(_)), Some(tokens)) if is_first => {
                     tokens.forget().await;
                     is_first = false;
                 }
@@ -243,7 +243,7 @@ impl Connection {
                 let mut value = HeaderValue::from_str(value.expose())
                     .map_err(|_| FetchError::User("The key in auth cannot be sent in a header".to_owned()))?;
                 value.set_sensitive(true);
-                (request.header(if name.is_empty() { AUTHORIZATION.as_str() } else { name }, value), None)
+                (request.header(name, value), None)
             }
             _ => (request, None),
         })
@@ -257,13 +257,8 @@ fn set_parameter(url: &mut Url, name: &str, value: &str) {
 }
 
 impl Http {
-    pub(super) fn open(
-        settings: &HttpSource,
-        client: Client,
-        auth: Option<Auth>,
-        mark: Option<Value>,
-    ) -> Result<Self, FetchError> {
-        Ok(Self { settings: settings.clone(), connection: Connection::new(client, auth), mark })
+    pub(super) fn open(settings: &HttpSource, client: Client, auth: Option<Auth>, mark: Option<Value>) -> Self {
+        Self { settings: settings.clone(), connection: Connection::new(client, auth), mark }
     }
 
     async fn page(&self, position: Option<Position>) -> Result<Page, FetchError> {
@@ -423,7 +418,7 @@ fn digest(page: &Page) -> String {
 }
 
 /// The greater of two marks. Numbers are compared as such, everything else as text.
-pub(super) fn greater(one: Value, other: Value) -> Value {
+pub(in crate::streams) fn greater(one: Value, other: Value) -> Value {
     let is_greater = match (one.as_f64(), other.as_f64()) {
         (Some(one), Some(other)) => one >= other,
         _ => {

@@ -75,7 +75,9 @@ impl Tokens {
             .header(AUTHORIZATION, format!("Basic {}", BASE64_STANDARD.encode(credentials)))
             .form(&form);
         let answer = self.client.send(request, &[&self.secret]).await.map_err(|error| match error {
-            FetchError::User(reason) => FetchError::User(format!("No token can be had. {reason}")),
+            FetchError::User(reason) | FetchError::Denied(reason) => {
+                FetchError::User(format!("No token can be had. {reason}"))
+            }
             other => other,
         })?;
         serde_json::from_value(answer.body)
