@@ -474,3 +474,16 @@ async fn addresses_that_are_not_public_are_not_fetched_from_unless_operators_all
     }
     assert_eq!(source.asked().len(), 0, "nobody was asked");
 }
+
+#[tokio::test]
+async fn what_is_newest_is_known_wherever_it_stands() {
+    let server = server().await;
+    let newest_first = (0..25).map(|number| json!({"id": number, "updated_at": 100 - number})).collect();
+    let source = Source::start(newest_first).await;
+    let mut new = cursors(&source);
+    new["source"]["http"]["incremental"] = json!({"field": "updated_at", "parameter": "since"});
+    let id = create(&server.api, new).await;
+    fetch(&server.api, &id).await;
+    assert_eq!(get(&server.api, &id).await["mark"], 100);
+    assert_eq!(fetch(&server.api, &id).await["records"], 1, "what may have changed since");
+}
