@@ -120,6 +120,20 @@ pub async fn take(pool: &PgPool, kind: Kind) -> Result<Option<Lease>, sqlx::Erro
     Ok(taken.map(|(id, attempt)| Lease { id, attempt }))
 }
 
+/// How long it is until a job of that kind is due, if that is within a while; nothing if one is, which somebody else may be
+/// about to take.
+pub async fn until_due(pool: &PgPool, kind: Kind, most: Duration) -> Result<Duration, sqlx::Error> {
+    let seconds: Option<f64> = sqlx::query_scalar(
+        "select extract(epoch from min(due_at) - now())::float8 from jobs.queue
+        where kind = $1 and due_at < now() + $2",
+    )
+    .bind(kind.name())
+    .bind(interval(most))
+    .fetch_one(pool)
+    .await?;
+    Ok(seconds.map_or(most, |seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default().min(most)))
+}
+
 /// Locks the row of a job that may or may not be there, whoever works at it: for those who want to change what it is about
 /// from outside.
 pub async fn lock(connection: &mut PgConnection, id: Uuid) -> Result<(), sqlx::Error> {

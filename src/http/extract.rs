@@ -82,15 +82,13 @@ pub(super) fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem>
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
         let source = error.into_inner();
-        if !source.is_data() {
-            return malformed(&source);
-        }
-        // A field may be wrong before the text stops being JSON.
+        // A field may be wrong before the text stops being JSON; and what is JSON may have another form than was expected.
         if let Err(error) = serde_json::from_slice::<serde_json::Value>(bytes) {
             return malformed(&error);
         }
-        let message = without_position(&source.to_string());
-        let field = named_field(&message).map(str::to_owned).unwrap_or(path);
+        let message =
+            if source.is_data() { without_position(&source.to_string()) } else { "has another form".to_owned() };
+        let field = field_of(&path, &message);
         if field == "." { Problem::new(Kind::InvalidField, message) } else { Problem::field(field, message) }
     })?;
     deserializer.end().map_err(|error| malformed(&error))?;
@@ -103,6 +101,16 @@ fn malformed(error: &serde_json::Error) -> Problem {
     let detail =
         if error.line() == 1 { format!("{} at column {}", without_position(&detail), error.column()) } else { detail };
     Problem::new(Kind::MalformedJson, detail)
+}
+
+/// The field that a message is about, with the path to it.
+fn field_of(path: &str, message: &str) -> String {
+    match named_field(message) {
+        Some(name) if path == "." => name.to_owned(),
+        // Of an unknown field, the path leads to it; of one that is missing, to where it should be.
+        Some(name) if path.rsplit('.').next() != Some(name) => format!("{path}.{name}"),
+        _ => path.to_owned(),
+    }
 }
 
 /// Serde names a missing or unknown field in its message only.
@@ -142,8 +150,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
         serde_path_to_error::deserialize(pairs).map(Self).map_err(|error| {
             let path = error.path().to_string();
             let message = error.into_inner().to_string();
-            let field = named_field(&message).map(str::to_owned).unwrap_or(path);
-            Problem::field(field, message)
+            Problem::field(field_of(&path, &message), message)
         })
     }
 }

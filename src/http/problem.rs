@@ -80,6 +80,8 @@ pub enum Kind {
     /// 409.
     Conflict,
     /// 409.
+    NameTaken,
+    /// 409.
     WrongState,
     /// 410.
     Gone,
@@ -129,6 +131,7 @@ impl Kind {
                 (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This cannot be done with that method")
             }
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "The id belongs to another row"),
+            Self::NameTaken => (StatusCode::CONFLICT, "name-taken", "The name belongs to another"),
             Self::WrongState => (StatusCode::CONFLICT, "wrong-state", "That cannot be done in this state"),
             Self::Gone => (StatusCode::GONE, "gone", "There was such a thing, and is no more"),
             Self::RangeNotSatisfiable => {
@@ -297,7 +300,7 @@ impl From<StreamError> for Problem {
             StreamError::NameTaken => {
                 let detail = error.to_string();
                 let errors = vec![FieldError { line: None, field: Some("name".to_owned()), detail: detail.clone() }];
-                Self { errors, ..Self::new(Kind::Conflict, detail) }
+                Self { errors, ..Self::new(Kind::NameTaken, detail) }
             }
             StreamError::WrongState(state) => {
                 Self::new(Kind::WrongState, format!("{error}: it is {state}, so wait or stop it first"))

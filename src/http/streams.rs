@@ -369,7 +369,11 @@ fn read_token(token: &str) -> Result<(i64, String), Problem> {
 #[utoipa::path(
     post, path = "/streams/preview", operation_id = "preview_stream", tag = "streams", security(("key" = ["streams:manage"])),
     request_body = NewPreview,
-    responses((status = 200, description = "What would become of them", body = Preview), StartProblems)
+    responses(
+        (status = 200, description = "What would become of them", body = Preview),
+        (status = 404, description = "There is no stream `stream_id`", body = Problem, content_type = "application/problem+json"),
+        StartProblems,
+    )
 )]
 async fn preview(
     _: Allowed<ManageStreams>,

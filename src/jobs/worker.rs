@@ -7,9 +7,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Bell, Kind, Lease, LeaseError, Ringing, take};
+use super::{Bell, Kind, LEASE, Lease, LeaseError, Ringing, take, until_due};
 
-/// How often somebody without work looks for some, besides when the bell rings: for jobs that are due again.
+/// How often somebody without work looks for some, besides when the bell rings, and when a job that they know of is due.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Who looked in vain looks again so much later at the earliest: bells ring for each page of each stream.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
@@ -45,34 +45,64 @@ pub async fn run<F>(
         while working.len() >= most {
             working.join_next().await;
         }
-        match take(&pool, kind).await {
-            Ok(Some(lease)) => {
-                let work = work(lease);
+        let pause = match look(&pool, kind).await {
+            Ok(Found::Job(lease)) => {
+                let (work, pool, stop) = (work(lease), pool.clone(), stop.clone());
                 working.spawn(async move {
-                    if let Err(error) = work.await {
-                        // Another attempt begins when the lease ends, here or elsewhere.
-                        tracing::warn!(id = %lease.id, ?kind, error = &error as &dyn std::error::Error, "a job was let go of");
+                    let Err(error) = work.await else { return };
+                    tracing::warn!(id = %lease.id, ?kind, error = &error as &dyn std::error::Error, "a job was let go of");
+                    // Another attempt begins when the lease ends, here or elsewhere; or before, where that can be told.
+                    if let LeaseError::Database(_) = error {
+                        let _ = stop.run_until_cancelled(timeout(LEASE, give_back(&pool, lease))).await;
                     }
                 });
                 continue;
             }
-            Ok(None) => {}
+            Ok(Found::Nothing(pause)) => pause,
             Err(error) => {
                 tracing::warn!(
                     ?kind,
                     error = &error as &dyn std::error::Error,
                     "jobs cannot be looked for; trying again"
                 );
+                LOOK_INTERVAL
             }
-        }
+        };
         let rung = async {
             ringing.any().await;
             sleep_until(looked_at + LOOK_PAUSE).await;
         };
-        let _ = stop.run_until_cancelled(timeout(LOOK_INTERVAL, rung)).await;
+        let _ = stop.run_until_cancelled(timeout(pause, rung)).await;
         while working.try_join_next().is_some() {}
     }
     while working.join_next().await.is_some() {}
+}
+
+/// What there is to do.
+enum Found {
+    Job(Lease),
+    /// For so long, as far as is known.
+    Nothing(Duration),
+}
+
+async fn look(pool: &PgPool, kind: Kind) -> Result<Found, sqlx::Error> {
+    if let Some(lease) = take(pool, kind).await? {
+        return Ok(Found::Job(lease));
+    }
+    let until_due = until_due(pool, kind, LOOK_INTERVAL).await?;
+    Ok(Found::Nothing(if until_due.is_zero() { LOOK_PAUSE } else { until_due }))
+}
+
+/// Gives a job back when the database answers again.
+async fn give_back(pool: &PgPool, lease: Lease) {
+    let mut ticks = interval(KEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let given_back = async { lease.release(&mut *pool.acquire().await?, Duration::ZERO).await };
+        if let Ok(()) | Err(LeaseError::Lost) = given_back.await {
+            return;
+        }
+    }
 }
 
 /// Holds on to a job until there is a reason to stop. To report renews the lease; both that and to look tell whether the work

@@ -5,14 +5,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::FromRow;
+use sqlx::{FromRow, PgConnection};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Streams;
+use super::processing::{Accepted, insert_records, process};
 use super::record::{StreamError, fetch};
-use super::source::{FetchError, Fetched, Page};
-use super::worker::{insert_records, process};
+use super::source::{FetchError, Fetched};
 use crate::jobs::{self, Kind, Lease, LeaseError};
 use crate::ledger::{Page as ListPage, PageRequest, PageToken};
 
@@ -95,97 +95,102 @@ impl Streams {
     }
 }
 
-/// Tries again. What goes well is added to the batch that readers see, and is dead no more.
-pub(super) async fn work(streams: Streams, lease: Lease) -> Result<(), LeaseError> {
-    let found: Option<DeadLetter> = sqlx::query_as("select * from jobs.dead_letters where id = $1")
-        .bind(lease.id)
-        .fetch_optional(&streams.0.own_pool)
-        .await?;
-    let Some(letter) = found else { return done(&streams, lease, None, None).await };
-    let stream = fetch(&mut *streams.0.own_pool.acquire().await?, letter.stream_id).await;
-    let Ok(stream) = stream else { return done(&streams, lease, None, None).await };
-    let key = stream.source.key_of(&letter.record);
-    let fetched = Fetched { key, record: letter.record.clone() };
-    let page = Page { records: vec![fetched], next: None, mark: None, bytes: 0, pause: Duration::ZERO };
-    match process(&streams, &stream, page).await {
-        Ok(processed) => {
-            let reason = processed.rejected.values().next().map(|(_, reason)| reason.clone());
-            let batch = stream.latest_batch.filter(|_| !processed.accepted.is_empty());
-            if let Some(batch) = batch {
-                let mut transaction = streams.0.own_pool.begin().await?;
-                lease.hold(&mut transaction).await?;
-                // A batch that is not there any more needs no record.
-                let revised = sqlx::query(
-                    "update jobs.batches set revision = revision + 1 where stream_id = $1 and number = $2 and state = 'complete'",
-                )
-                .bind(stream.id)
-                .bind(batch)
-                .execute(&mut *transaction)
-                .await?;
-                if revised.rows_affected() == 1 {
-                    let added = insert_records(&mut transaction, stream.id, batch, &processed.accepted).await?;
-                    sqlx::query("update jobs.batches set records = records + $3 where stream_id = $1 and number = $2")
-                        .bind(stream.id)
-                        .bind(batch)
-                        .bind(added)
-                        .execute(&mut *transaction)
-                        .await?;
-                    sqlx::query("update jobs.streams set records = records + $2 where id = $1")
-                        .bind(stream.id)
-                        .bind(added)
-                        .execute(&mut *transaction)
-                        .await?;
-                }
-                sqlx::query("delete from jobs.dead_letters where id = $1")
-                    .bind(lease.id)
-                    .execute(&mut *transaction)
-                    .await?;
-                lease.finish(&mut transaction).await?;
-                transaction.commit().await?;
-                return Ok(());
-            }
-            done(&streams, lease, Some(&letter), reason.as_deref()).await
-        }
-        Err(FetchError::Transient { reason, .. }) => {
-            tracing::info!(id = %lease.id, reason, "a dead letter is tried again later");
-            let mut transaction = streams.0.own_pool.begin().await?;
-            lease.release(&mut transaction, PAUSE).await?;
-            transaction.commit().await?;
-            Ok(())
-        }
-        Err(error) => done(&streams, lease, Some(&letter), Some(&error.to_string())).await,
-    }
+/// What comes of another try.
+enum Outcome {
+    /// It went well, or there is nothing to do any more: what is to be added to which batch.
+    Over(Option<(i64, Accepted)>),
+    /// It does not fit now either.
+    Dead(String),
+    /// It cannot be tried now.
+    Later(String),
 }
 
-/// Ends the job of a dead letter, which is dead again for that reason, or gone.
-async fn done(
-    streams: &Streams,
-    lease: Lease,
-    letter: Option<&DeadLetter>,
-    reason: Option<&str>,
-) -> Result<(), LeaseError> {
+/// Tries again. What goes well is added to the batch that readers see, and is dead no more.
+pub(super) async fn work(streams: Streams, lease: Lease) -> Result<(), LeaseError> {
+    let id = lease.id;
+    let outcome = try_again(&streams, id).await?;
     let mut transaction = streams.0.own_pool.begin().await?;
     lease.hold(&mut transaction).await?;
-    match (letter, reason) {
-        (Some(_), Some(reason)) => {
+    match outcome {
+        Outcome::Later(reason) => {
+            tracing::info!(%id, reason, "a dead letter is tried again later");
+            lease.release(&mut transaction, PAUSE).await?;
+            transaction.commit().await?;
+            return Ok(());
+        }
+        Outcome::Dead(reason) => {
             sqlx::query(
                 "update jobs.dead_letters set state = 'dead', reason = $2, times = times + 1, last_seen_at = clock_timestamp()
                 where id = $1",
             )
-            .bind(lease.id)
+            .bind(id)
             .bind(reason)
             .execute(&mut *transaction)
             .await?;
         }
-        // It went well, or is left out by now.
-        _ => {
-            sqlx::query("delete from jobs.dead_letters where id = $1")
-                .bind(lease.id)
-                .execute(&mut *transaction)
-                .await?;
+        Outcome::Over(added) => {
+            let stream: Option<Uuid> =
+                sqlx::query_scalar("delete from jobs.dead_letters where id = $1 returning stream_id")
+                    .bind(id)
+                    .fetch_optional(&mut *transaction)
+                    .await?;
+            if let (Some(stream), Some((batch, records))) = (stream, added) {
+                add(&mut transaction, stream, batch, &records).await?;
+            }
         }
     }
     lease.finish(&mut transaction).await?;
     transaction.commit().await?;
     Ok(())
+}
+
+async fn try_again(streams: &Streams, id: Uuid) -> Result<Outcome, LeaseError> {
+    let mut connection = streams.0.own_pool.acquire().await?;
+    let found: Option<DeadLetter> = sqlx::query_as("select * from jobs.dead_letters where id = $1")
+        .bind(id)
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some(letter) = found else { return Ok(Outcome::Over(None)) };
+    let stream = match fetch(&mut connection, letter.stream_id).await {
+        Ok(stream) => stream,
+        Err(StreamError::Database(error)) => return Err(error.into()),
+        Err(_) => return Ok(Outcome::Over(None)),
+    };
+    drop(connection);
+    let fetched = Fetched { key: stream.source.key_of(&letter.record), record: letter.record };
+    Ok(match process(streams, &stream, vec![fetched]).await {
+        Ok(processed) => match processed.rejected.into_values().next() {
+            Some((_, reason)) => Outcome::Dead(reason),
+            // What is left out by now changes no batch.
+            None if processed.accepted.is_empty() => Outcome::Over(None),
+            None => Outcome::Over(stream.latest_batch.map(|batch| (batch, processed.accepted))),
+        },
+        Err(FetchError::Transient { reason, .. }) => Outcome::Later(reason),
+        Err(error) => Outcome::Dead(error.to_string()),
+    })
+}
+
+/// Adds records to a batch that is complete; one that is not there any more needs none.
+async fn add(connection: &mut PgConnection, stream: Uuid, batch: i64, records: &Accepted) -> Result<(), sqlx::Error> {
+    let revised = sqlx::query(
+        "update jobs.batches set revision = revision + 1 where stream_id = $1 and number = $2 and state = 'complete'",
+    )
+    .bind(stream)
+    .bind(batch)
+    .execute(&mut *connection)
+    .await?;
+    if revised.rows_affected() == 0 {
+        return Ok(());
+    }
+    let added = insert_records(connection, stream, batch, records).await?;
+    sqlx::query(
+        "with batch as (update jobs.batches set records = records + $3 where stream_id = $1 and number = $2)
+        update jobs.streams set records = records + $3 where id = $1",
+    )
+    .bind(stream)
+    .bind(batch)
+    .bind(added)
+    .execute(connection)
+    .await
+    .map(drop)
 }

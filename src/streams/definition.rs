@@ -1,7 +1,7 @@
 //! What a stream is to do, as somebody says it, and whether it can.
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -9,7 +9,6 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::destination::Destination;
-use super::field::has_nul;
 use super::record::{Locked, Stream, StreamError, cancel_batch, fetch, lock};
 use super::schedule::Schedule;
 use super::source::{Auth, SourceSettings};
@@ -74,8 +73,15 @@ pub struct Change {
     pub timezone: Option<String>,
     /// What is done to each record before it is stored.
     pub transform: Option<Vec<Step>>,
-    /// Where records go besides.
-    pub destination: Option<Destination>,
+    /// Where records go besides; null for nowhere.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Destination>)]
+    pub destination: Option<Option<Destination>>,
+}
+
+/// A value that is there, also if it is null.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// What a stream does, checked.
@@ -102,8 +108,20 @@ pub struct Invalid {
     pub reason: String,
 }
 
-fn invalid(field: &str, reason: impl Into<String>) -> Invalid {
-    Invalid { field: field.to_owned(), reason: reason.into() }
+impl Invalid {
+    pub(super) fn new(field: &str, reason: impl Into<String>) -> Self {
+        Self { field: field.to_owned(), reason: reason.into() }
+    }
+
+    /// The same of a field of that one.
+    pub(super) fn within(self, field: &str) -> Self {
+        Self { field: format!("{field}.{}", self.field), ..self }
+    }
+}
+
+/// Refuses an empty text.
+pub(super) fn not_empty(field: &str, text: &str) -> Result<(), Invalid> {
+    if text.is_empty() { Err(Invalid::new(field, "must not be empty")) } else { Ok(()) }
 }
 
 impl NewStream {
@@ -112,32 +130,36 @@ impl NewStream {
         let Self { name, mut source, interval_seconds, cron, timezone, transform, destination, desired } = self;
         let name = name.trim().to_owned();
         if name.is_empty() || name.chars().count() > LONGEST_NAME || name.chars().any(char::is_control) {
-            return Err(invalid("name", format!("must have 1 to {LONGEST_NAME} characters")));
+            return Err(Invalid::new("name", format!("must have 1 to {LONGEST_NAME} characters")));
         }
-        source.validate().map_err(|(field, reason)| invalid(field, reason))?;
+        source.validate().map_err(|invalid| invalid.within("source"))?;
         let timezone = timezone.unwrap_or_else(|| "UTC".to_owned());
-        let zone = statistics::parse_time_zone(&timezone).map_err(|error| invalid("timezone", error.to_string()))?;
+        let zone =
+            statistics::parse_time_zone(&timezone).map_err(|error| Invalid::new("timezone", error.to_string()))?;
         let interval_seconds = match (&cron, interval_seconds) {
-            (Some(_), Some(_)) => return Err(invalid("cron", "is instead of interval_seconds")),
+            (Some(_), Some(_)) => return Err(Invalid::new("cron", "is instead of interval_seconds")),
             (Some(cron), None) => {
-                Schedule::cron(cron, zone).map_err(|error| invalid("cron", error.to_string()))?;
+                Schedule::cron(cron, zone).map_err(|error| Invalid::new("cron", error.to_string()))?;
                 None
             }
             (None, seconds) => Some(seconds.unwrap_or(DEFAULT_INTERVAL)),
         };
         if interval_seconds.is_some_and(|seconds| !(1..=LONGEST_INTERVAL).contains(&seconds)) {
-            return Err(invalid("interval_seconds", format!("must be between 1 and {LONGEST_INTERVAL}")));
+            return Err(Invalid::new("interval_seconds", format!("must be between 1 and {LONGEST_INTERVAL}")));
         }
         if transform.len() > MOST_STEPS {
-            return Err(invalid("transform", format!("may have {MOST_STEPS} steps at most")));
+            return Err(Invalid::new("transform", format!("may have {MOST_STEPS} steps at most")));
         }
-        destination.as_ref().map_or(Ok(()), Destination::validate).map_err(|(field, reason)| invalid(field, reason))?;
+        destination
+            .as_ref()
+            .map_or(Ok(()), Destination::validate)
+            .map_err(|(field, reason)| Invalid::new(field, reason))?;
         let auth = source.take_auth();
         for (field, value) in
             [("source", json!(source)), ("transform", json!(transform)), ("destination", json!(destination))]
         {
-            if has_nul(&value) {
-                return Err(invalid(field, "has a NUL character, which Postgres cannot store"));
+            if let Some(reason) = super::json::refusal(&value) {
+                return Err(Invalid::new(field, reason));
             }
         }
         Ok(Definition {
@@ -170,9 +192,45 @@ impl Change {
             cron,
             timezone: Some(self.timezone.unwrap_or_else(|| stream.timezone.clone())),
             transform: self.transform.unwrap_or_else(|| stream.transform.clone()),
-            destination: self.destination.or_else(|| stream.destination.clone()),
+            destination: self.destination.unwrap_or_else(|| stream.destination.clone()),
             desired: stream.desired,
         }
+    }
+}
+
+impl Definition {
+    /// Writes it down: of a new stream, or of one that is there.
+    pub(super) async fn save(
+        &self,
+        connection: &mut PgConnection,
+        id: Uuid,
+        auth: Option<&str>,
+        secrets: Option<&[u8]>,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "insert into jobs.streams
+                (id, name, source, auth, secrets, interval_seconds, cron, timezone, transform, destination, is_incremental)
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+            on conflict (id) do update set
+                name = excluded.name, source = excluded.source, auth = excluded.auth, secrets = excluded.secrets,
+                interval_seconds = excluded.interval_seconds, cron = excluded.cron, timezone = excluded.timezone,
+                transform = excluded.transform, destination = excluded.destination,
+                is_incremental = excluded.is_incremental",
+        )
+        .bind(id)
+        .bind(&self.name)
+        .bind(Json(&self.source))
+        .bind(auth)
+        .bind(secrets)
+        .bind(self.interval_seconds)
+        .bind(&self.cron)
+        .bind(&self.timezone)
+        .bind(Json(&self.transform))
+        .bind(self.destination.as_ref().map(Json))
+        .bind(self.source.is_incremental())
+        .execute(connection)
+        .await
+        .map(drop)
     }
 }
 
@@ -187,34 +245,20 @@ impl Streams {
         let definition = change.apply(&stream).validate()?;
         let is_elsewhere = definition.source.place() != stream.source.place();
         // A secret is for the place that it was given for: it is not to be sent to another.
-        let secrets = match &definition.auth {
-            Some(auth) => self.seal(id, Some(auth))?,
-            None if is_elsewhere => None,
-            None => stream.secrets.clone(),
+        let new_secrets = self.seal(id, definition.auth.as_ref())?;
+        let (auth, secrets) = match &definition.auth {
+            Some(auth) => (Some(auth.kind()), new_secrets.as_deref()),
+            None if is_elsewhere => (None, None),
+            None => (stream.auth.as_deref(), stream.secrets.as_deref()),
         };
-        let kind = definition.auth.as_ref().map(|auth| auth.kind().to_owned());
-        let is_other_source = definition.source != stream.source;
-        let auth = kind.or_else(|| stream.auth.clone()).filter(|_| secrets.is_some());
-        sqlx::query(
-            "update jobs.streams set
-                name = $2, source = $3, auth = $4, secrets = $5, interval_seconds = $6, cron = $7, timezone = $8,
-                transform = $9, destination = $10, is_incremental = $11, mark = case when $12 then null else mark end
-            where id = $1",
-        )
-        .bind(id)
-        .bind(&definition.name)
-        .bind(Json(&definition.source))
-        .bind(auth)
-        .bind(secrets)
-        .bind(definition.interval_seconds)
-        .bind(&definition.cron)
-        .bind(&definition.timezone)
-        .bind(Json(&definition.transform))
-        .bind(definition.destination.as_ref().map(Json))
-        .bind(definition.source.is_incremental())
-        .bind(is_other_source)
-        .execute(&mut *transaction)
-        .await?;
+        definition.save(&mut transaction, id, auth, secrets).await?;
+        if definition.source != stream.source {
+            // What is new there is not known.
+            sqlx::query("update jobs.streams set mark = null where id = $1")
+                .bind(id)
+                .execute(&mut *transaction)
+                .await?;
+        }
         cancel_batch(&mut transaction, id).await?;
         let changed = fetch(&mut transaction, id).await?;
         let is_rescheduled = (changed.interval_seconds, &changed.cron, &changed.timezone)

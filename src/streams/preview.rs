@@ -14,10 +14,11 @@ use uuid::Uuid;
 
 use super::definition::Invalid;
 use super::destination::Destination;
+use super::processing::{self, Prepared};
 use super::record::StreamError;
 use super::source::{Auth, FetchError, Fetched, SourceSettings};
 use super::transform::{MOST_STEPS, Step};
-use super::{Streams, worker};
+use super::{Streams, json};
 use crate::jobs::{self, Kind, Lease, LeaseError};
 
 /// So many records say enough.
@@ -38,6 +39,9 @@ pub struct NewPreview {
     /// What is fetched: the first page of it. Not needed with `sample`.
     #[schema(nullable = false)]
     pub source: Option<SourceSettings>,
+    /// A stream whose secret is used, if `source` has none and is at the same place.
+    #[schema(nullable = false)]
+    pub stream_id: Option<Uuid>,
     /// Records to try it on, instead of those of the source.
     #[schema(nullable = false, max_items = 20)]
     pub sample: Option<Vec<Value>>,
@@ -106,16 +110,15 @@ enum Answer {
 impl Streams {
     /// What would become of records. Changes nothing.
     pub async fn preview(&self, new: NewPreview) -> Result<Preview, StreamError> {
-        let NewPreview { source, sample, transform, destination } = new;
-        let invalid = |field: &str, reason: &str| Invalid { field: field.to_owned(), reason: reason.to_owned() };
+        let NewPreview { source, stream_id, sample, transform, destination } = new;
         if transform.len() > MOST_STEPS {
-            return Err(invalid("transform", &format!("may have {MOST_STEPS} steps at most")).into());
+            return Err(Invalid::new("transform", format!("may have {MOST_STEPS} steps at most")).into());
         }
         if let Some(Err((field, reason))) = destination.as_ref().map(Destination::validate) {
-            return Err(invalid(field, reason).into());
+            return Err(Invalid::new(field, reason).into());
         }
-        if let Some(Err((field, reason))) = source.as_ref().map(SourceSettings::validate) {
-            return Err(invalid(field, &reason).into());
+        if let Some(Err(invalid)) = source.as_ref().map(SourceSettings::validate) {
+            return Err(invalid.within("source").into());
         }
         match (source, sample) {
             (source, Some(sample)) if sample.len() <= MOST_RECORDS => {
@@ -126,10 +129,14 @@ impl Streams {
                 let records = sample.into_iter().map(|record| Fetched { key: key(&record), record }).collect();
                 Ok(describe(records, &transform, destination.as_ref(), false))
             }
-            (_, Some(_)) => Err(invalid("sample", &format!("may have {MOST_RECORDS} records at most")).into()),
-            (None, None) => Err(invalid("source", "is needed, or a sample").into()),
+            (_, Some(_)) => Err(Invalid::new("sample", format!("may have {MOST_RECORDS} records at most")).into()),
+            (None, None) => Err(Invalid::new("source", "is needed, or a sample").into()),
             (Some(mut source), None) => {
-                let auth = source.take_auth();
+                let mut auth = source.take_auth();
+                if let (None, Some(id)) = (&auth, stream_id) {
+                    let stream = self.get(id).await?;
+                    auth = if stream.source.place() == source.place() { self.secret_of(&stream)? } else { None };
+                }
                 self.ask(&Wanted { source, auth, transform, destination }).await
             }
         }
@@ -217,16 +224,16 @@ async fn fetch(streams: &Streams, id: Uuid, sealed: &[u8]) -> Answer {
 fn describe(records: Vec<Fetched>, steps: &[Step], destination: Option<&Destination>, has_more: bool) -> Preview {
     let page_records = records.len();
     let describe = |Fetched { key, record }: Fetched| {
-        if let Err(reason) = worker::storable(key.clone(), &record) {
-            let (source, reason) = (worker::without_nul(record), Some(reason.to_owned()));
-            return Previewed { key: None, source, record: None, ledger: None, reason };
+        if let Err(reason) = processing::storable(key.clone(), &record) {
+            let source = json::displayable(record);
+            return Previewed { key: None, source, record: None, ledger: None, reason: Some(reason) };
         }
         let mut previewed = Previewed { key, source: record, record: None, ledger: None, reason: None };
         let mapping = destination.map(|Destination::Ledger(mapping)| mapping);
-        match worker::prepare(Uuid::nil(), steps, mapping, &previewed.source) {
-            Ok(Some((record, rows))) => {
+        match processing::prepare(Uuid::nil(), steps, mapping, &previewed.source) {
+            Ok(Some(Prepared { transformed, rows })) => {
                 previewed.ledger = mapping.map(|_| json!(rows));
-                previewed.record = Some(record);
+                previewed.record = Some(transformed);
             }
             Ok(None) => {}
             Err(reason) => previewed.reason = Some(reason),

@@ -234,24 +234,8 @@ impl Streams {
         let id = Uuid::now_v7();
         let secrets = self.seal(id, definition.auth.as_ref())?;
         let mut transaction = self.0.pool.begin().await?;
-        sqlx::query(
-            "insert into jobs.streams
-                (id, name, source, auth, secrets, interval_seconds, cron, timezone, transform, destination, is_incremental)
-            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-        )
-        .bind(id)
-        .bind(&definition.name)
-        .bind(Json(&definition.source))
-        .bind(definition.auth.as_ref().map(Auth::kind))
-        .bind(secrets)
-        .bind(definition.interval_seconds)
-        .bind(&definition.cron)
-        .bind(&definition.timezone)
-        .bind(Json(&definition.transform))
-        .bind(definition.destination.as_ref().map(Json))
-        .bind(definition.source.is_incremental())
-        .execute(&mut *transaction)
-        .await?;
+        let auth = definition.auth.as_ref().map(Auth::kind);
+        definition.save(&mut transaction, id, auth, secrets.as_deref()).await?;
         jobs::enqueue_idle(&mut transaction, id, Kind::Stream).await?;
         if definition.desired == Desired::Running {
             start(&mut transaction, id).await?;
@@ -265,6 +249,13 @@ impl Streams {
         let Some(auth) = auth else { return Ok(None) };
         let text = serde_json::to_vec(auth).map_err(|_| SealError::Unable)?;
         self.0.seal.seal(id, &text).map(Some)
+    }
+
+    /// The secret of a stream.
+    pub(super) fn secret_of(&self, stream: &Stream) -> Result<Option<Auth>, SealError> {
+        let Some(sealed) = &stream.secrets else { return Ok(None) };
+        let text = self.0.seal.open(stream.id, sealed)?;
+        serde_json::from_slice(&text).map(Some).map_err(|_| SealError::AnotherVersion)
     }
 
     /// A stream.

@@ -52,6 +52,9 @@ pub enum SealError {
     /// It was sealed with another key, or is damaged.
     #[error("it was encrypted with another key: NEWCYCLE_ENCRYPTION_KEY must be the same for all servers and workers")]
     AnotherKey,
+    /// What was sealed is not what this version seals.
+    #[error("it was written by another version")]
+    AnotherVersion,
     /// The system has no random numbers.
     #[error("it cannot be encrypted")]
     Unable,

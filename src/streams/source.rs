@@ -19,10 +19,12 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 pub(super) use client::Client;
-pub(super) use http::{HttpSource, greater};
+pub(super) use http::HttpSource;
 pub(super) use hubspot::HubspotSource;
 pub use network::AllowedNetworks;
 pub(super) use secrets::Auth;
+
+use super::definition::Invalid;
 
 /// What is fetched.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -107,11 +109,11 @@ impl SourceSettings {
         }
     }
 
-    /// Checks what can be checked without asking the source.
-    pub fn validate(&self) -> Result<(), (&'static str, String)> {
+    /// Checks what can be checked without asking the source; names the field.
+    pub fn validate(&self) -> Result<(), Invalid> {
         match self {
-            Self::Http(source) => source.validate(),
-            Self::Hubspot(source) => source.validate(),
+            Self::Http(source) => source.validate().map_err(|invalid| invalid.within("http")),
+            Self::Hubspot(source) => source.validate().map_err(|invalid| invalid.within("hubspot")),
         }
     }
 

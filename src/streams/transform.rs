@@ -2,12 +2,14 @@
 //!
 //! Steps are pure: the same record becomes the same, here, in a preview and when a dead letter is tried again.
 
+use bigdecimal::{BigDecimal, ToPrimitive};
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::field::Field;
+use super::json;
 
 /// So many steps may be taken.
 pub(super) const MOST_STEPS: usize = 100;
@@ -58,9 +60,9 @@ pub enum Step {
 pub enum Type {
     /// A text.
     String,
-    /// A whole number.
+    /// A whole number, of any number of digits.
     Integer,
-    /// A number.
+    /// A number, with all its digits.
     Number,
     /// `true` or `false`.
     Boolean,
@@ -223,8 +225,8 @@ impl Filter {
     fn holds(&self, record: &Value) -> bool {
         let value = self.field.of(record);
         let holds = match (&self.equals, &self.one_of, self.exists) {
-            (Some(expected), ..) => value == Some(expected),
-            (_, Some(expected), _) => value.is_some_and(|value| expected.contains(value)),
+            (Some(expected), ..) => value.is_some_and(|value| json::same(value, expected)),
+            (_, Some(expected), _) => value.is_some_and(|value| expected.iter().any(|one| json::same(value, one))),
             (.., exists) => value.is_some() == exists.unwrap_or(true),
         };
         holds != self.not
@@ -273,8 +275,8 @@ impl Type {
                 Value::String(_) => value.clone(),
                 _ => text.into(),
             }),
-            Self::Integer => integer(&text).map(Value::from),
-            Self::Number => number(&text),
+            Self::Integer => whole(&text).and_then(|number| json::number(&number.with_scale(0))),
+            Self::Number => json::decimal(&text).and_then(|number| json::number(&number)),
             Self::Boolean => match text.to_ascii_lowercase().as_str() {
                 "true" | "yes" | "1" => Some(true.into()),
                 "false" | "no" | "0" => Some(false.into()),
@@ -282,27 +284,17 @@ impl Type {
             },
             Self::Timestamp => moment(&text).map(written),
             Self::UnixSeconds => {
-                let micros = text.parse::<f64>().ok().filter(|seconds| seconds.abs() < 1e12)? * 1e6;
-                #[expect(clippy::cast_possible_truncation, reason = "checked above")]
-                DateTime::from_timestamp_micros(micros.round() as i64).map(written)
+                let micros: BigDecimal = json::decimal(&text)? * 1_000_000;
+                DateTime::from_timestamp_micros(micros.round(0).to_i64()?).map(written)
             }
-            Self::UnixMillis => DateTime::from_timestamp_millis(integer(&text)?).map(written),
+            Self::UnixMillis => DateTime::from_timestamp_millis(whole(&text)?.to_i64()?).map(written),
         }
     }
 }
 
 /// A whole number, also one that is written as 7.0.
-fn integer(text: &str) -> Option<i64> {
-    let whole = text.split_once('.').filter(|(_, fraction)| fraction.bytes().all(|digit| digit == b'0'));
-    whole.map_or(text, |(whole, _)| whole).parse().ok()
-}
-
-/// A number, with all of its digits if it is whole.
-fn number(text: &str) -> Option<Value> {
-    match text.parse::<i64>() {
-        Ok(whole) => Some(whole.into()),
-        Err(_) => text.parse::<f64>().ok().filter(|number| number.is_finite()).map(Value::from),
-    }
+fn whole(text: &str) -> Option<BigDecimal> {
+    json::decimal(text).filter(BigDecimal::is_integer)
 }
 
 fn moment(text: &str) -> Option<DateTime<Utc>> {
@@ -322,6 +314,10 @@ mod tests {
 
     use super::*;
 
+    fn read(text: &str) -> Value {
+        serde_json::from_str(text).expect("JSON")
+    }
+
     fn steps(value: Value) -> Vec<Step> {
         serde_json::from_value(value).expect("steps")
     }
@@ -340,7 +336,7 @@ mod tests {
             {"pick": ["serial", "owner", "sold_at", "title", "price", "source"]},
         ]));
         let record = json!({
-            "id": 1, "price": "12.50",
+            "id": 1, "price": "12.5",
             "properties": {"stage": "sold", "serial": 77, "owner": {"mail": "a@example.com"}, "sold": "1767225600000"},
         });
         assert_eq!(
@@ -362,9 +358,12 @@ mod tests {
             ("integer", json!("42"), Some(json!(42))),
             ("integer", json!(42.0), Some(json!(42))),
             ("integer", json!("42.5"), None),
-            ("integer", json!("9223372036854775808"), None),
+            ("integer", json!("18446744073709551616.0"), Some(read("18446744073709551616"))),
+            ("integer", json!("1e1001"), None),
             ("number", json!("9007199254740993"), Some(json!(9_007_199_254_740_993_i64))),
-            ("number", json!("1e3"), Some(json!(1000.0))),
+            ("number", json!("0.10000000000000000001"), Some(read("0.10000000000000000001"))),
+            ("number", json!("1e3"), Some(json!(1000))),
+            ("number", json!("1_000"), None),
             ("number", json!("NaN"), None),
             ("boolean", json!("Yes"), Some(json!(true))),
             ("boolean", json!(0), Some(json!(false))),
@@ -374,6 +373,7 @@ mod tests {
             ("timestamp", json!("1.1.2026"), None),
             ("unix_seconds", json!(1_767_225_600.25), Some(json!("2026-01-01T00:00:00.250Z"))),
             ("unix_seconds", json!(1e300), None),
+            ("unix_millis", json!("1767225600000.0"), Some(json!("2026-01-01T00:00:00Z"))),
             ("unix_millis", json!("soon"), None),
         ] {
             let steps = steps(json!([{"cast": {"field": "v", "to": to}}]));
@@ -389,6 +389,7 @@ mod tests {
     fn filters_hold_or_do_not() {
         for (filter, expected) in [
             (json!({"field": "a", "equals": 1}), true),
+            (json!({"field": "a", "equals": 1.0}), true),
             (json!({"field": "a", "equals": 1, "not": true}), false),
             (json!({"field": "a", "in": [2, 3]}), false),
             (json!({"field": "b", "exists": true}), false),

@@ -4,23 +4,18 @@
 //! the same batch goes on, here or elsewhere; or the end of the batch, and where somebody has to change something, of the
 //! stream. Whatever it is, it is one transaction that begins with [`Lease::hold`].
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
-use uuid::Uuid;
 
-use super::destination::{self, Destination, LedgerMapping};
-use super::field::has_nul;
+use super::processing::{Processed, insert, process, words};
 use super::record::{Locked, Stream, cancel_batch, forget, locked};
-use super::source::{FetchError, Fetched, Page, Source, greater};
+use super::source::{FetchError, Page, Source};
 use super::state::{Desired, Event, State};
-use super::transform::Step;
-use super::{Streams, transform};
+use super::{Streams, json};
 use crate::jobs::{self, Halt, Lease, LeaseError};
 
 /// A batch that so often in a row could not go on has failed; the stream tries again when it is scheduled.
@@ -29,6 +24,8 @@ const ATTEMPTS: i32 = 8;
 const MOST_BEGINNINGS: i32 = 20;
 /// One that had to be read anew so often, because the source changed, has failed.
 const MOST_RESTARTS: i32 = 5;
+/// A source that says so often in a row "come again at once" does not mean it.
+const MOST_AT_ONCE: i32 = 5;
 /// Before the second attempt at most; doubles with each. How much of it is left to chance, so that not everybody comes back
 /// to a source at the same moment that was away ("full jitter": M. Brooker, Exponential Backoff And Jitter, 2015).
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -39,11 +36,6 @@ const MOST_IDLE_PAGES: u32 = 100;
 const MOST_PAGES: i64 = 100_000;
 /// If so many records are on the first page and none fits, it is not the records.
 const ENOUGH_TO_JUDGE: usize = 10;
-
-/// An index takes a little more.
-const LONGEST_KEY: usize = 1_000;
-/// Why a record without a key cannot be processed.
-const NO_KEY: &str = "The record has no key: see the source's key";
 
 /// A batch that is being fetched.
 struct Run {
@@ -124,7 +116,8 @@ pub(super) async fn work(streams: Streams, lease: Lease) -> Result<(), LeaseErro
         Stopped::Halted(Halt::Cancelled | Halt::Stopped) => release(&streams, lease, Duration::ZERO, None).await,
         Stopped::Fetch(FetchError::Limited { retry_after }) => {
             // Who is told to come again at once should not do so without end.
-            let pause = retry_after.map_or_else(|| backoff(run.waits), |pause| pause.max(FIRST_PAUSE));
+            let least = if run.waits < MOST_AT_ONCE { Duration::ZERO } else { FIRST_PAUSE };
+            let pause = retry_after.map_or_else(|| backoff(run.waits), |pause| pause.max(least));
             let reason =
                 format!("The source wants to be asked less often (429): it is asked again in {} s", pause.as_secs());
             release(&streams, lease, pause, Some((Setback::Wait, &reason))).await
@@ -200,7 +193,7 @@ async fn fetch(streams: &Streams, lease: Lease, run: &mut Run) -> Result<(), Sto
     let source = open(streams, &run.stream)?;
     let mut idle_pages = 0;
     loop {
-        let page = match source.fetch(run.position.as_ref()).await {
+        let Page { records, next, mark, bytes, pause } = match source.fetch(run.position.as_ref()).await {
             Ok(page) => page,
             Err(FetchError::Moved(reason)) if run.restarts < MOST_RESTARTS => {
                 tracing::info!(id = %lease.id, batch = run.number, reason, "a batch is read anew");
@@ -209,21 +202,20 @@ async fn fetch(streams: &Streams, lease: Lease, run: &mut Run) -> Result<(), Sto
             }
             Err(error) => return Err(error.into()),
         };
-        let pause = page.pause;
-        let next = page.next.clone();
-        if next.as_ref().is_some_and(has_nul) {
-            return Err(FetchError::User("The source's cursor has a NUL character".to_owned()).into());
+        if let Some(reason) = next.as_ref().and_then(json::refusal) {
+            return Err(FetchError::User(format!("The source's cursor {reason}")).into());
         }
-        let is_empty = page.records.is_empty();
-        let processed = process(streams, &run.stream, page).await?;
-        run.mark = run.mark.take().into_iter().chain(processed.mark.clone()).reduce(greater);
+        let is_empty = records.is_empty();
+        let processed = process(streams, &run.stream, records).await?;
+        let mark = mark.filter(|mark| json::refusal(mark).is_none());
+        run.mark = run.mark.take().into_iter().chain(mark).reduce(json::greater);
         if run.pages == 0 && processed.accepted.is_empty() && processed.rejected.len() >= ENOUGH_TO_JUDGE {
             let reason = processed.rejected.values().next().map(|(_, reason)| reason.as_str()).unwrap_or_default();
             return Err(
                 FetchError::User(format!("No record of the first page fits: change the stream. {reason}")).into()
             );
         }
-        let added = store(streams, lease, run, &processed, next.as_ref()).await?;
+        let added = store(streams, lease, run, &processed, bytes, next.as_ref()).await?;
         // Of records that are left out, or that do not fit, it is not known whether they were there before.
         let is_idle = if processed.accepted.is_empty() { is_empty } else { added == 0 };
         run.pages += 1;
@@ -248,126 +240,9 @@ async fn fetch(streams: &Streams, lease: Lease, run: &mut Run) -> Result<(), Sto
 }
 
 fn open(streams: &Streams, stream: &Stream) -> Result<Box<dyn Source>, FetchError> {
-    let unreadable = |error: String| FetchError::User(format!("The stream's secret cannot be read: {error}"));
-    let auth = match &stream.secrets {
-        Some(sealed) => {
-            let secret = streams.0.seal.open(stream.id, sealed).map_err(|error| unreadable(error.to_string()))?;
-            Some(serde_json::from_slice(&secret).map_err(|error| unreadable(error.to_string()))?)
-        }
-        None => None,
-    };
+    let auth = streams.secret_of(stream);
+    let auth = auth.map_err(|error| FetchError::User(format!("The stream's secret cannot be read: {error}")))?;
     stream.source.open(streams.0.client.clone(), auth, stream.mark.clone())
-}
-
-/// What became of a page.
-pub(super) struct Processed {
-    /// Records by their keys: of several with the same key, the last.
-    pub(super) accepted: BTreeMap<String, Value>,
-    /// Those that could not be processed, as the source has them, and why.
-    pub(super) rejected: Rejected,
-    mark: Option<Value>,
-    bytes: i64,
-}
-
-/// Transforms records, and brings them into the ledger. A bad one spoils no other.
-pub(super) async fn process(streams: &Streams, stream: &Stream, page: Page) -> Result<Processed, FetchError> {
-    let Page { records, mark, bytes, .. } = page;
-    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-    let (id, steps) = (stream.id, stream.transform.clone());
-    let mapping = stream.destination.clone().map(|Destination::Ledger(mapping)| mapping);
-    // Thousands of records take the processor for a while: whoever serves dashboards shares a thread with this one.
-    let preparing = tokio::task::spawn_blocking(move || prepare_all(id, &steps, mapping.as_ref(), records));
-    let (mut candidates, rejected) = preparing.await.map_err(|error| FetchError::transient(error.to_string()))?;
-    let mark = mark.filter(|mark| !has_nul(mark));
-    let mut processed = Processed { accepted: BTreeMap::new(), rejected, mark, bytes };
-    let rows: Vec<_> = candidates.iter_mut().map(|(.., rows)| std::mem::take(rows)).collect();
-    let refusals = destination::write(&streams.0.writer, &rows).await.map_err(|error| FetchError::Transient {
-        reason: format!("The ledger cannot be written now: {error}"),
-        retry_after: None,
-    })?;
-    for ((key, record, transformed, _), refusal) in candidates.into_iter().zip(refusals) {
-        match refusal {
-            None => {
-                processed.accepted.insert(key, transformed);
-            }
-            Some(reason) => {
-                processed.rejected.insert(key, (record, reason));
-            }
-        }
-    }
-    Ok(processed)
-}
-
-type Candidate = (String, Value, Value, destination::Rows);
-type Rejected = BTreeMap<String, (Value, String)>;
-
-/// Those that fit, and those that do not. What does not even fail in order is a fault of ours, and spoils no other.
-fn prepare_all(
-    stream: Uuid,
-    steps: &[Step],
-    mapping: Option<&LedgerMapping>,
-    records: Vec<Fetched>,
-) -> (Vec<Candidate>, Rejected) {
-    let (mut candidates, mut rejected) = (Vec::new(), Rejected::new());
-    for Fetched { key, record } in records {
-        let key = match storable(key, &record) {
-            Ok(key) => key,
-            Err(reason) => {
-                // What has no key is known by what it is.
-                let digest = hex::encode(Sha256::digest(record.to_string()));
-                rejected.insert(digest, (without_nul(record), reason.to_owned()));
-                continue;
-            }
-        };
-        match std::panic::catch_unwind(AssertUnwindSafe(|| prepare(stream, steps, mapping, &record))) {
-            Ok(Ok(Some((transformed, rows)))) => candidates.push((key, record, transformed, rows)),
-            Ok(Ok(None)) => {}
-            Ok(Err(reason)) => {
-                rejected.insert(key, (record, reason));
-            }
-            Err(panic) => {
-                let reason = words(&*panic);
-                tracing::error!(%stream, key, reason, "a record could not be processed by a fault of newcycle");
-                rejected.insert(key, (record, format!("This is a fault of newcycle: {reason}")));
-            }
-        }
-    }
-    (candidates, rejected)
-}
-
-/// The key of a record that can be stored.
-pub(super) fn storable(key: Option<String>, record: &Value) -> Result<String, &'static str> {
-    match key {
-        None => Err(NO_KEY),
-        Some(key) if key.len() > LONGEST_KEY => Err("The record's key is longer than 1,000 bytes"),
-        Some(_) if has_nul(record) => Err("The record has a NUL character, which Postgres cannot store"),
-        Some(key) => Ok(key),
-    }
-}
-
-/// The same for people to look at.
-pub(super) fn without_nul(value: Value) -> Value {
-    let clean = |text: String| text.replace('\0', "\u{2400}");
-    match value {
-        Value::String(text) => clean(text).into(),
-        Value::Array(values) => values.into_iter().map(without_nul).collect(),
-        Value::Object(fields) => fields.into_iter().map(|(name, value)| (clean(name), without_nul(value))).collect(),
-        other => other,
-    }
-}
-
-pub(super) type Prepared = (Value, destination::Rows);
-
-/// What becomes of a record; nothing if it is left out, or why it does not fit.
-pub(super) fn prepare(
-    stream: Uuid,
-    steps: &[Step],
-    mapping: Option<&LedgerMapping>,
-    record: &Value,
-) -> Result<Option<Prepared>, String> {
-    let Some(transformed) = transform::apply(steps, record.clone())? else { return Ok(None) };
-    let rows = mapping.map(|mapping| mapping.rows(stream, &transformed)).transpose()?.unwrap_or_default();
-    Ok(Some((transformed, rows)))
 }
 
 /// Stores a page; with the last one, the batch is complete. How many of its records had not been there.
@@ -376,12 +251,12 @@ async fn store(
     lease: Lease,
     run: &Run,
     processed: &Processed,
+    bytes: u64,
     next: Option<&Value>,
 ) -> Result<i64, Stopped> {
     let mut transaction = streams.0.own_pool.begin().await?;
     lease.hold(&mut transaction).await?;
-    let added = insert_records(&mut transaction, lease.id, run.number, &processed.accepted).await?;
-    let rejected = insert_dead_letters(&mut transaction, lease.id, run.number, processed).await?;
+    let (added, rejected) = insert(&mut transaction, lease.id, run.number, processed).await?;
     if let Some(next) = next {
         let is_new = sqlx::query(
             "insert into jobs.pages (stream_id, batch, position) values ($1, $2, $3) on conflict do nothing",
@@ -407,7 +282,7 @@ async fn store(
     .bind(run.number)
     .bind(added)
     .bind(rejected)
-    .bind(processed.bytes)
+    .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
     .bind(next)
     .bind(&run.mark)
     .execute(&mut *transaction)
@@ -417,61 +292,6 @@ async fn store(
     }
     transaction.commit().await?;
     Ok(added)
-}
-
-pub(super) async fn insert_records(
-    connection: &mut PgConnection,
-    stream: Uuid,
-    batch: i64,
-    records: &BTreeMap<String, Value>,
-) -> Result<i64, sqlx::Error> {
-    let added = sqlx::query_scalar(
-        "with stored as (
-            insert into jobs.records (stream_id, batch, key, record)
-            select $1, $2, key, record from unnest($3::text[], $4::jsonb[]) as new (key, record)
-            on conflict (stream_id, batch, key) do update set record = excluded.record
-            returning xmax = 0 as is_new
-        )
-        select count(*) filter (where is_new) from stored",
-    )
-    .bind(stream)
-    .bind(batch)
-    .bind(records.keys().collect::<Vec<_>>())
-    .bind(records.values().collect::<Vec<_>>())
-    .fetch_one(&mut *connection)
-    .await?;
-    // What is processed now is dead no more.
-    sqlx::query("delete from jobs.dead_letters where stream_id = $1 and key = any($2) and state = 'dead'")
-        .bind(stream)
-        .bind(records.keys().collect::<Vec<_>>())
-        .execute(connection)
-        .await?;
-    Ok(added)
-}
-
-async fn insert_dead_letters(
-    connection: &mut PgConnection,
-    stream: Uuid,
-    batch: i64,
-    processed: &Processed,
-) -> Result<i64, sqlx::Error> {
-    let rejected = &processed.rejected;
-    let (records, reasons): (Vec<_>, Vec<_>) = rejected.values().map(|(record, reason)| (record, reason)).unzip();
-    sqlx::query(
-        "insert into jobs.dead_letters as d (stream_id, batch, key, record, reason)
-        select $1, $2, key, record, reason from unnest($3::text[], $4::jsonb[], $5::text[]) as new (key, record, reason)
-        on conflict (stream_id, key) do update set
-            batch = excluded.batch, record = excluded.record, reason = excluded.reason, times = d.times + 1,
-            last_seen_at = clock_timestamp()",
-    )
-    .bind(stream)
-    .bind(batch)
-    .bind(rejected.keys().collect::<Vec<_>>())
-    .bind(records)
-    .bind(reasons)
-    .execute(connection)
-    .await?;
-    Ok(i64::try_from(rejected.len()).unwrap_or(i64::MAX))
 }
 
 /// Ends a batch that has everything, and says when the next one begins.
@@ -662,10 +482,4 @@ pub(super) fn backoff(failures: i32) -> Duration {
     let longest = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures.max(0).unsigned_abs())).min(LONGEST_PAUSE);
     // Without random numbers everybody waits for as long as they may.
     longest.mul_f64(getrandom::u32().map_or(1.0, |chance| f64::from(chance) / f64::from(u32::MAX)))
-}
-
-/// What a panic said.
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it says nothing".to_owned())
 }

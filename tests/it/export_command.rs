@@ -112,7 +112,7 @@ async fn what_cannot_be_done_is_said_and_leaves_no_file() {
 #[tokio::test]
 async fn an_export_that_has_to_wait_is_waited_for() {
     let server = server_with_users(1).await;
-    let obstacle = Obstacle::before_transfers(&server.name).await;
+    let obstacle = Obstacle::before("transfers", &server.name).await;
     let child = spawn(&server.api.url, &["transfers"]);
     let exporting = eventually(|| async {
         let (_, page) = server.api.get("/exports").await;
@@ -134,7 +134,7 @@ async fn an_export_that_has_to_wait_is_waited_for() {
 #[tokio::test]
 async fn an_interrupt_cancels_the_export() {
     let server = server_with_users(1).await;
-    let obstacle = Obstacle::before_transfers(&server.name).await;
+    let obstacle = Obstacle::before("transfers", &server.name).await;
     let child = spawn(&server.api.url, &["transfers"]);
     eventually(|| async {
         let (_, page) = server.api.get("/exports").await;

@@ -1,14 +1,14 @@
 //! Exports when something is in their way: they are cancelled, killed, taken over, told to stop; and end once, as one of the
 //! things that they can end as, with nothing left behind.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use futures_util::future::join_all;
 use newcycle::server::Settings;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::yield_now;
@@ -33,7 +33,7 @@ impl Chance {
     }
 
     /// Lets others go on for a while.
-    async fn pass(&mut self, most: u64) {
+    pub async fn pass(&mut self, most: u64) {
         for _ in 0..self.below(most) {
             yield_now().await;
         }
@@ -83,25 +83,24 @@ async fn nothing_is_left(server: &Server) {
     .await;
 }
 
-/// Somebody who keeps everybody from reading the transfers, until this is dropped.
+/// Somebody who keeps everybody from reading or writing a table, until this is dropped.
 pub struct Obstacle(PgConnection);
 
 impl Obstacle {
     /// Of a database of that name.
-    pub async fn before_transfers(name: &str) -> Self {
+    pub async fn before(table: &str, name: &str) -> Self {
         let mut connection = PgConnection::connect(&url(name).await).await.expect("a connection");
-        for statement in ["begin", "lock table transfers in access exclusive mode"] {
-            sqlx::query(statement).execute(&mut connection).await.expect(statement);
+        for statement in ["begin", &format!("lock table {table} in access exclusive mode")] {
+            connection.execute(sqlx::AssertSqlSafe(statement)).await.expect(statement);
         }
         Self(connection)
     }
 
-    /// Waits until a query of an export waits for it.
-    async fn is_met(&self, server: &Server) {
+    /// Waits until somebody waits for it.
+    pub async fn is_met(&self, server: &Server) {
         eventually(|| async {
             let waiting: i64 = sqlx::query_scalar(
-                "select count(*) from pg_stat_activity where datname = current_database()
-                    and application_name = 'newcycle export' and wait_event_type = 'Lock'",
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
             )
             .fetch_one(&server.database.pool)
             .await
@@ -128,7 +127,7 @@ async fn one_that_runs_stops_when_it_is_cancelled_by_whichever_server_and_so_doe
     settings.exports.export_workers = 0;
     let server = Server::start().await;
     let other = Server::limited(&server.name, newcycle::auth::Settings::default(), settings).await;
-    let obstacle = Obstacle::before_transfers(&server.name).await;
+    let obstacle = Obstacle::before("transfers", &server.name).await;
     let (_, export) = start(&server.api, &transfers()).await;
     obstacle.is_met(&server).await;
     let (status, cancelled) = other.api.post(&format!("/exports/{}/cancel", id(&export)), json!({})).await;
@@ -204,7 +203,7 @@ async fn of_completion_and_cancellation_one_wins_a_thousand_times() {
 async fn a_worker_that_lost_its_lease_writes_nothing_any_more() {
     let server = Server::start().await;
     let pool = &server.database.pool;
-    let obstacle = Obstacle::before_transfers(&server.name).await;
+    let obstacle = Obstacle::before("transfers", &server.name).await;
     let (_, started) = start(&server.api, &transfers()).await;
     until(&server.api, &id(&started), &["pending", "running"]).await;
     let attempt = eventually(|| async {
@@ -253,7 +252,7 @@ async fn two_servers_share_the_work_and_each_export_is_made_once() {
 #[tokio::test]
 async fn a_server_that_stops_leaves_its_exports_to_others() {
     let server = Server::start().await;
-    let obstacle = Obstacle::before_transfers(&server.name).await;
+    let obstacle = Obstacle::before("transfers", &server.name).await;
     let (_, started) = start(&server.api, &transfers()).await;
     until(&server.api, &id(&started), &["running"]).await;
     let name = server.name.clone();
@@ -274,13 +273,17 @@ pub struct Process {
 impl Process {
     /// On a database, after these commands of a shell, with these settings.
     pub async fn start(name: &str, commands: &str, settings: &[(&str, &str)]) -> Self {
-        let store = data_directory(name).join("exports");
+        Self::on(&url(name).await, &data_directory(name), commands, settings).await
+    }
+
+    /// On a database anywhere, with its files there.
+    pub async fn on(url: &str, files: &Path, commands: &str, settings: &[(&str, &str)]) -> Self {
         let mut child = Command::new("sh")
             .args(["-c", &format!("{commands} exec \"$0\" serve"), env!("CARGO_BIN_EXE_newcycle")])
-            .env("DATABASE_URL", url(name).await)
+            .env("DATABASE_URL", url)
             .env("SERVER_PORT", "0")
-            .env("NEWCYCLE_EXPORT_STORE", store)
-            .env("NEWCYCLE_DATA_DIR", data_directory(name))
+            .env("NEWCYCLE_EXPORT_STORE", files.join("exports"))
+            .env("NEWCYCLE_DATA_DIR", files)
             // All tests share the connections that a cluster has.
             .env("NEWCYCLE_DATABASE_CONNECTIONS", "4")
             .env_remove("DASHBOARD_PORT")
@@ -336,7 +339,7 @@ async fn the_export_of_a_killed_server_is_taken_over_and_complete_once() {
 async fn an_export_that_was_being_cancelled_when_its_server_was_killed_is_cancelled() {
     let name = new_database().await;
     let mut process = Process::start(&name, "", &[]).await;
-    let obstacle = Obstacle::before_transfers(&name).await;
+    let obstacle = Obstacle::before("transfers", &name).await;
     let (_, started) = start(&process.api, &transfers()).await;
     until(&process.api, &id(&started), &["running"]).await;
     process.child.kill().await.expect("it is killed");
@@ -396,7 +399,7 @@ async fn a_ledger_that_cannot_be_read_fails_the_export_and_nothing_looks_alive()
 async fn a_connection_that_is_lost_is_no_failure_yet() {
     let server = Server::start().await;
     let pool = &server.database.pool;
-    let obstacle = Obstacle::before_transfers(&server.name).await;
+    let obstacle = Obstacle::before("transfers", &server.name).await;
     let (_, started) = start(&server.api, &transfers()).await;
     until(&server.api, &id(&started), &["running"]).await;
     let terminated: i64 = sqlx::query_scalar(

@@ -49,10 +49,14 @@ async fn cluster() -> &'static Endpoint {
         .await
 }
 
-fn run_directory() -> PathBuf {
+/// A directory whose files are in memory, where there is one.
+pub fn in_memory() -> PathBuf {
     let memory = Path::new("/dev/shm");
-    let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-    base.join(format!("newcycle-test-{}", std::process::id()))
+    if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
+}
+
+fn run_directory() -> PathBuf {
+    in_memory().join(format!("newcycle-test-{}", std::process::id()))
 }
 
 /// Removes what is left over from runs that are no more.

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub type Change = Box<dyn FnOnce(&mut Vec<Value>) + Send>;
@@ -34,6 +35,8 @@ pub enum Fault {
     Huge(usize),
     /// Something changes before it is answered as it should.
     Change(Change),
+    /// It is answered as it should, once that is told.
+    Held(oneshot::Receiver<()>),
     /// It is answered as it should.
     None,
 }
@@ -99,6 +102,11 @@ impl Source {
         self.inner.faults.lock().expect("it").extend(faults);
     }
 
+    /// From now on everything is answered as it should.
+    pub fn then_nothing(&self) {
+        self.inner.faults.lock().expect("it").clear();
+    }
+
     pub fn change(&self, change: impl FnOnce(&mut Vec<Value>)) {
         change(&mut self.inner.records.lock().expect("it"));
     }
@@ -142,6 +150,10 @@ async fn misbehave(inner: &Inner, fault: Fault) -> Option<Response> {
         Fault::None => None,
         Fault::Change(change) => {
             change(&mut inner.records.lock().expect("it"));
+            None
+        }
+        Fault::Held(told) => {
+            let _ = told.await;
             None
         }
         Fault::Silence => std::future::pending().await,

@@ -1,17 +1,22 @@
 //! Data streams when workers, servers and people get in each other's way.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use sqlx::PgPool;
 use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
 
 use newcycle::auth;
 
 use crate::api::Api;
-use crate::export_faults::{Chance, Process};
+use crate::export_faults::{Chance, Obstacle, Process};
 use crate::harness::{Server, data_directory, eventually, new_database, url};
+use crate::postgres::Postgres;
 use crate::source::{Fault, Source};
 use crate::streams::{assert_equal, create, cursors, get, over, run, server, settings};
 
@@ -26,10 +31,14 @@ async fn idle(name: &str) -> Server {
 
 /// A worker in a process of its own.
 async fn worker(name: &str) -> Child {
+    worker_on(&url(name).await, &data_directory(name))
+}
+
+fn worker_on(url: &str, files: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_newcycle"))
         .arg("worker")
-        .env("DATABASE_URL", url(name).await)
-        .env("NEWCYCLE_DATA_DIR", data_directory(name))
+        .env("DATABASE_URL", url)
+        .env("NEWCYCLE_DATA_DIR", files)
         .env("NEWCYCLE_DATABASE_CONNECTIONS", "4")
         .envs([NETWORKS])
         .stdout(Stdio::null())
@@ -99,6 +108,92 @@ async fn the_run_of_a_killed_worker_goes_on_elsewhere_from_its_last_page() {
         heir.kill().await.expect("it is killed");
     };
     join_all(cases.into_iter().map(case)).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_worker_was_about_to_write_is_not_half_there() {
+    let case = async |table: &str, page: usize| {
+        let name = new_database().await;
+        let server = idle(&name).await;
+        let source = Source::with(30).await;
+        let (told, answer) = oneshot::channel();
+        source.then((1..page).map(|_| Fault::None).chain([Fault::Held(answer)]));
+        let id = create(&server.api, cursors(&source)).await;
+        run(&server.api, &id).await;
+        let mut killed = worker(&name).await;
+        until_asked(&source, page).await;
+        let obstacle = Obstacle::before(table, &name).await;
+        told.send(()).expect("it waits");
+        obstacle.is_met(&server).await;
+        killed.kill().await.expect("it is killed");
+        obstacle.remove().await;
+        let mut heir = worker(&name).await;
+        let batch = over(&server.api, &id, 1).await;
+        assert_eq!((&batch["state"], &batch["records"], &batch["pages"]), (&json!("complete"), &json!(30), &json!(3)));
+        assert_equal(&server.api, &id, &source).await;
+        assert_eq!(source.asked().len(), 4, "the page that was not stored is asked for again");
+        nothing_is_left(&server).await;
+        heir.kill().await.expect("it is killed");
+    };
+    let cases = [("jobs.records", 2), ("jobs.pages", 2), ("jobs.batches", 2), ("jobs.records", 3), ("jobs.batches", 3)];
+    join_all(cases.map(|(table, page)| case(table, page))).await;
+}
+
+/// Things for the ledger, of which each has another owner each time.
+fn things(amount: usize, generation: usize) -> Vec<Value> {
+    let thing = |number: usize| {
+        json!({
+            "id": number, "model": format!("model {}", number % 7), "owner": format!("owner {}", (number + generation) % 11),
+            "since": format!("2026-05-{:02}T12:00:00Z", 1 + generation),
+        })
+    };
+    (0..amount).map(thing).collect()
+}
+
+#[tokio::test]
+async fn whenever_postgres_ends_no_record_is_lost_and_none_is_doubled() {
+    let mut chance = Chance(41);
+    let mut postgres = Postgres::start().await;
+    let server = Process::on(&postgres.url(), &postgres.files(), "", &[NETWORKS]).await;
+    let mut worker = worker_on(&postgres.url(), &postgres.files());
+    let source = Source::with(0).await;
+    let mut new = cursors(&source);
+    new["destination"] = json!({"ledger": {
+        "base_item": {"key": "model"}, "item": {"key": "id"}, "user": {"key": "owner"}, "transfer": {"timestamp": "since"},
+    }});
+    let id = create(&server.api, new).await;
+    let mut amount = 100;
+    let signals = [Signal::KILL, Signal::QUIT, Signal::INT, Signal::KILL, Signal::QUIT, Signal::KILL];
+    for (generation, signal) in signals.into_iter().enumerate() {
+        amount += 10;
+        source.change(|records| *records = things(amount, generation));
+        let asked = source.asked().len();
+        run(&server.api, &id).await;
+        // Anywhere: between pages, within the ledger's transactions, within those of the batch.
+        let pages = 1 + usize::try_from(chance.below(10)).expect("few");
+        until_asked(&source, asked + pages).await;
+        chance.pass(3_000).await;
+        postgres.end(signal).await;
+        postgres.start_again().await;
+        server.api.until_ready().await;
+        let batch = over(&server.api, &id, 1 + i64::try_from(generation).expect("few")).await;
+        assert_eq!((&batch["state"], &batch["records"]), (&json!("complete"), &json!(amount)), "{batch}");
+        assert_equal(&server.api, &id, &source).await;
+    }
+    let database = PgPool::connect(&postgres.url()).await.expect("it answers");
+    let (items, transfers, differences): (i64, i64, i64) = sqlx::query_as(
+        "select (select count(*) from items), (select count(*) from transfers), (select count(*) from statistics.differences())",
+    )
+    .fetch_one(&database)
+    .await
+    .expect("it can be counted");
+    let each_once = (0..signals.len()).map(|generation| 110 + 10 * generation).sum::<usize>();
+    assert_eq!(
+        (items, transfers, differences),
+        (160, i64::try_from(each_once).expect("few"), 0),
+        "things, each time each of them changes hands once, and exact statistics"
+    );
+    worker.kill().await.expect("it is killed");
 }
 
 #[tokio::test]

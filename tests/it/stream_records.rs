@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use sqlx::Executor;
 
 use crate::api::{Api, View};
-use crate::harness::{Server, eventually};
+use crate::export_faults::Process;
+use crate::harness::{Server, data_directory, eventually, new_database};
 use crate::source::{Fault, Source, numbered};
 use crate::streams::{assert_equal, create, cursors, fetch, get, records, server, settings};
 
@@ -61,6 +62,50 @@ async fn secrets_are_sent_where_they_belong_and_shown_nowhere() {
 }
 
 #[tokio::test]
+async fn whatever_is_logged_no_secret_is() {
+    let name = new_database().await;
+    let files = data_directory(&name);
+    std::fs::create_dir_all(&files).expect("a directory");
+    let log = files.join("log");
+    let redirect = format!("exec 2> '{}';", log.display());
+    let settings = [("NEWCYCLE_STREAM_NETWORKS", "127.0.0.1"), ("LOG_LEVEL", "trace")];
+    let process = Process::start(&name, &redirect, &settings).await;
+    let source = Source::with(5).await;
+    let token_url = format!("{}/token", source.url);
+    for (number, auth) in [
+        json!({"bearer": {"token": "hush"}}),
+        json!({"basic": {"username": "me", "password": "hush"}}),
+        json!({"key": {"header": "X-Shop-Key", "value": "hush"}}),
+        json!({"key": {"parameter": "key", "value": "hush"}}),
+        json!({"oauth2": {"token_url": token_url, "client_id": "me", "client_secret": "hush"}}),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut new = cursors(&source);
+        new["name"] = json!(number.to_string());
+        new["source"]["http"]["auth"] = auth;
+        // One that goes well, and those that do not.
+        let preview = json!({"source": new["source"]});
+        process.api.post("/streams/preview", preview).await;
+        let id = create(&process.api, new).await;
+        fetch(&process.api, &id).await;
+        source.then([Fault::BreaksOff, Fault::Status(500, vec![]), Fault::Status(400, vec![])]);
+        fetch(&process.api, &id).await;
+        source.then([Fault::Status(401, vec![]), Fault::Status(401, vec![]), Fault::Status(401, vec![])]);
+        fetch(&process.api, &id).await;
+        source.then_nothing();
+    }
+    drop(process);
+    let log = std::fs::read_to_string(&log).expect("a log");
+    assert!(log.contains("a stream has to be changed"), "it says much else");
+    for secret in ["hush", "bWU6aHVzaA"] {
+        let told: Vec<_> = log.lines().filter(|line| line.contains(secret)).collect();
+        assert!(told.is_empty(), "{told:?}");
+    }
+}
+
+#[tokio::test]
 async fn tokens_are_fetched_with_client_credentials_and_again_when_they_are_not_taken_any_more() {
     let server = server().await;
     let source = Source::with(35).await;
@@ -80,8 +125,12 @@ async fn tokens_are_fetched_with_client_credentials_and_again_when_they_are_not_
     assert_eq!(tokens.len(), 2);
     assert_eq!(tokens[0].headers["authorization"], "Basic bWU6aHVzaCUyRmh1c2g=");
     assert_eq!(tokens[0].body, "grant_type=client_credentials&scope=read");
+    // The next run takes the same.
+    assert_eq!(fetch(&server.api, &id).await["state"], "complete");
+    let tokens = source.asked().iter().filter(|asked| asked.path == "/token").count();
+    assert_eq!(tokens, 2);
     // Credentials that are not good are for somebody to change.
-    source.then([Fault::Status(401, vec![])]);
+    source.then([Fault::Status(401, vec![]), Fault::Status(401, vec![])]);
     let failed = fetch(&server.api, &id).await;
     assert!(failed["reason"].as_str().expect("why").starts_with("No token can be had."), "{failed}");
 }
@@ -269,21 +318,46 @@ async fn a_bad_record_spoils_no_other_and_is_tried_again_when_it_is_mended() {
 #[tokio::test]
 async fn what_postgres_cannot_store_is_a_dead_letter_too() {
     let server = server().await;
-    let source = Source::with(5).await;
+    let source = Source::with(6).await;
     source.change(|records| {
         records[1]["name"] = json!("a\0b");
         records[2]["a\0b"] = json!([{}]);
         records[3]["id"] = json!("x".repeat(3_000));
+        records[5]["price"] = serde_json::from_str("1e200000").expect("a number");
     });
     let id = create(&server.api, cursors(&source)).await;
     let batch = fetch(&server.api, &id).await;
     assert_eq!(
         (&batch["state"], &batch["records"], &batch["rejected"]),
-        (&json!("complete"), &json!(2), &json!(3)),
+        (&json!("complete"), &json!(2), &json!(4)),
         "{batch}"
     );
     let (_, letters) = server.api.get("/dead-letters").await;
     assert!(letters.to_string().contains("a\u{2400}b"), "{letters}");
+}
+
+#[tokio::test]
+async fn numbers_keep_all_their_digits() {
+    let server = server().await;
+    let source = Source::with(0).await;
+    let record =
+        r#"{"id": 123456789012345678901234567890, "share": 0.12345678901234567890, "big": 1.5e+30, "of": "\ud800"}"#;
+    source.then([Fault::Body("application/json", format!(r#"{{"data": [{record}]}}"#))]);
+    let id = create(&server.api, cursors(&source)).await;
+    assert_eq!(fetch(&server.api, &id).await["state"], "complete");
+    let (_, page) = server.api.get(&format!("/streams/{id}/data")).await;
+    let stored = &page["data"][0];
+    assert_eq!(stored["key"], "123456789012345678901234567890");
+    assert_eq!(stored["record"]["share"].to_string(), "0.12345678901234567890");
+    assert_eq!(stored["record"]["of"], "\u{fffd}", "text that is not Unicode spoils no page");
+    let as_analysts_see_it: String = sqlx::query_scalar(
+        "select concat_ws(' ', record ->> 'id', record ->> 'share', record ->> 'big') from stream_records",
+    )
+    .fetch_one(&server.database.pool)
+    .await
+    .expect("a record");
+    let expected = "123456789012345678901234567890 0.12345678901234567890 1500000000000000000000000000000";
+    assert_eq!(as_analysts_see_it, expected);
 }
 
 #[tokio::test]
@@ -317,11 +391,16 @@ async fn what_cannot_be_is_refused_with_the_field() {
         ("/source/http/records", json!("/a~"), "source.http.records"),
         ("/source/http/pagination", json!({"pages": {}}), "source.http.pagination"),
         ("/source/http/headers", json!({"Cookie": "a=b"}), "source.http.headers"),
-        ("/source/http/auth", json!({"key": {"value": "x"}}), "source.http.auth"),
+        ("/source/http/pagination", json!({"cursor": {"at": "next"}}), "source.http.pagination.cursor.parameter"),
+        ("/source/http/pagination", json!({"offset": {"parameter": ""}}), "source.http.pagination.offset.parameter"),
+        ("/source/http/auth", json!({"key": {"value": "x"}}), "source.http.auth.key"),
+        ("/source/http/auth", json!({"bearer": {"token": ""}}), "source.http.auth.bearer.token"),
         ("/transform", json!([{"pick": ["a"]}, {"cast": {"field": "a", "to": "colour"}}]), "transform[1].cast.to"),
         ("/transform", json!([{"template": {"field": "a", "template": "{"}}]), "transform[0].template.template"),
         ("/transform", json!([{"filter": {"field": "a"}}]), "transform[0].filter"),
         ("/destination", json!({"ledger": {"item": {"key": "id"}}}), "destination.ledger.base_item"),
+        ("/destination", json!({"ledger": {"item": {"kez": "id"}}}), "destination.ledger.item.kez"),
+        ("/destination", json!([]), "destination"),
         ("/surprise", json!(1), "surprise"),
     ] {
         let mut new = cursors(&source);
@@ -427,6 +506,21 @@ async fn what_a_stream_would_make_of_records_can_be_tried() {
     assert_eq!(record(1), (Value::Null, json!("The record has no key: see the source's key")));
     assert_eq!(record(2), (Value::Null, Value::Null), "it is left out");
 
+    // As whoever changes a stream: its secret is used, but for no other place.
+    let id = create(&server.api, new).await;
+    let mut with_its_secret = wanted.clone();
+    with_its_secret["source"]["http"].as_object_mut().expect("an object").remove("auth");
+    let (status, problem) = server.api.post("/streams/preview", with_its_secret.clone()).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{problem}");
+    with_its_secret["stream_id"] = json!(id);
+    let (status, preview) = server.api.post("/streams/preview", with_its_secret.clone()).await;
+    assert_eq!((status, &preview["page_records"]), (StatusCode::OK, &json!(10)), "{preview}");
+    let elsewhere = Source::with(1).await;
+    with_its_secret["source"]["http"]["url"] = json!(format!("{}/all", elsewhere.url));
+    server.api.post("/streams/preview", with_its_secret).await;
+    assert!(elsewhere.asked().iter().all(|asked| !asked.headers.contains_key("authorization")));
+    assert_eq!(elsewhere.asked().len(), 1);
+
     source.then([Fault::Status(403, vec![])]);
     let (status, problem) = server.api.post("/streams/preview", wanted.clone()).await;
     assert_eq!(
@@ -451,7 +545,7 @@ async fn what_a_stream_would_make_of_records_can_be_tried() {
         );
     }
     let left: i64 =
-        sqlx::query_scalar("select (select count(*) from jobs.previews) + (select count(*) from jobs.queue)")
+        sqlx::query_scalar("select (select count(*) from jobs.previews) + (select count(*) from jobs.queue) - 1")
             .fetch_one(&server.database.pool)
             .await
             .expect("a number");

@@ -55,7 +55,7 @@ pub async fn over(api: &Api, id: &str, number: i64) -> Value {
     eventually(|| async {
         let (_, batch) = api.get(&format!("/streams/{id}/batches/{number}")).await;
         let is_over = batch["finished_at"].is_string();
-        if is_over { Ok(batch) } else { Err(format!("{batch} of {}", get(api, id).await)) }
+        if is_over { Ok(batch) } else { Err(format!("{batch} of {}", api.get(&format!("/streams/{id}")).await.1)) }
     })
     .await
 }
@@ -127,7 +127,12 @@ async fn a_stream_is_created_run_changed_and_deleted() {
     assert_eq!((&created["state"], &created["desired"]), (&json!("stopped"), &json!("stopped")));
     let id = created["id"].as_str().expect("an id").to_owned();
     assert_eq!(server.api.get(&format!("/streams/{id}/data")).await.0, StatusCode::NOT_FOUND, "there is nothing yet");
-    assert_eq!(server.api.post("/streams", cursors(&source)).await.0, StatusCode::CONFLICT, "the name is taken");
+    let (status, problem) = server.api.post("/streams", cursors(&source)).await;
+    assert_eq!(
+        (status, &problem["type"]),
+        (StatusCode::CONFLICT, &json!("urn:newcycle:problem:name-taken")),
+        "{problem}"
+    );
     fetch(&server.api, &id).await;
     let stopped = get(&server.api, &id).await;
     assert_eq!((&stopped["state"], &stopped["latest_batch"]), (&json!("stopped"), &json!(1)), "it ran once: {stopped}");
@@ -145,10 +150,19 @@ async fn a_stream_is_created_run_changed_and_deleted() {
     assert_equal(&server.api, &id, &source).await;
     assert_eq!(records(&server.api, &id, "1").await.len(), 3, "the older batch is as it was");
 
-    let change =
-        json!({"transform": [{"filter": {"field": "id", "equals": 77}}], "interval_seconds": 60, "name": "another"});
-    let (status, changed) = Api::send(server.api.request(Method::PATCH, &format!("/streams/{id}")).json(&change)).await;
-    assert_eq!((status, &changed["interval_seconds"]), (StatusCode::OK, &json!(60)), "{changed}");
+    let change = async |change: Value| {
+        let request = server.api.request(Method::PATCH, &format!("/streams/{id}")).json(&change);
+        let (status, changed) = Api::send(request).await;
+        assert_eq!(status, StatusCode::OK, "{changed}");
+        changed
+    };
+    let transform = json!([{"filter": {"field": "/id", "equals": 77, "not": false}}]);
+    let destination = json!({"ledger": {"base_item": {"key": "/id"}}});
+    let more = json!({"transform": transform, "interval_seconds": 60, "name": "another", "destination": destination});
+    let changed = change(more).await;
+    assert_eq!((&changed["interval_seconds"], &changed["destination"]), (&json!(60), &destination), "{changed}");
+    let changed = change(json!({"destination": null})).await;
+    assert_eq!((&changed["destination"], &changed["transform"]), (&Value::Null, &transform), "what is not said stays");
     fetch(&server.api, &id).await;
     assert_eq!(records(&server.api, &id, "latest").await, [json!({"id": 77})]);
     let (_, batches) = server.api.get(&format!("/streams/{id}/batches?page_size=2")).await;

@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use super::FetchError;
 use super::network::{AllowedNetworks, RefusedAddress};
+use super::oauth::Tokens;
 use super::secrets::SecretText;
+use crate::streams::json;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A page of a thousand records of 10 KB each is a third of it.
@@ -26,6 +28,7 @@ const MAX_QUOTED: usize = 300;
 pub struct Client {
     http: reqwest::Client,
     networks: AllowedNetworks,
+    pub(super) tokens: Tokens,
 }
 
 /// What a source answered.
@@ -55,7 +58,7 @@ impl Client {
             .dns_resolver(Arc::new(networks.clone()))
             .redirect(Policy::custom(move |attempt| follow(attempt, &checked)))
             .build()?;
-        Ok(Self { http, networks })
+        Ok(Self { http, networks, tokens: Tokens::default() })
     }
 
     /// Begins a request.
@@ -88,7 +91,7 @@ impl Client {
         let bytes = collect(&mut response).await?;
         let length = bytes.len() as u64;
         // Megabytes of it take the processor for a while.
-        let parsing = tokio::task::spawn_blocking(move || serde_json::from_slice(&bytes));
+        let parsing = tokio::task::spawn_blocking(move || json::parse(&bytes));
         let parsed = parsing.await.map_err(|error| FetchError::transient(error.to_string()))?;
         let body =
             parsed.map_err(|error| FetchError::transient(format!("The source answers with broken JSON: {error}")))?;

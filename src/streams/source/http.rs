@@ -13,10 +13,12 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::client::{Answer, Client, check_url};
-use super::oauth::Tokens;
+use super::oauth::Credentials;
 use super::secrets::{Auth, SecretText, hide};
 use super::{FetchError, Fetched, Page, Source};
+use crate::streams::definition::{Invalid, not_empty};
 use crate::streams::field::Field;
+use crate::streams::json::greater;
 
 /// Headers that say who asks are kept secret, and so do not belong where everybody sees them.
 const SECRET_HEADERS: [&str; 5] = ["authorization", "cookie", "proxy-authorization", "x-api-key", "api-key"];
@@ -138,23 +140,48 @@ pub struct Incremental {
 
 impl HttpSource {
     /// Checks what can be checked without asking the source; names the field.
-    pub(super) fn validate(&self) -> Result<(), (&'static str, String)> {
-        check_url(&self.url).map_err(|reason| ("source.http.url", reason))?;
+    pub(super) fn validate(&self) -> Result<(), Invalid> {
+        check_url(&self.url).map_err(|reason| Invalid::new("url", reason))?;
         if self.headers.len() > MOST_HEADERS {
-            return Err(("source.http.headers", format!("may be {MOST_HEADERS} at most")));
+            return Err(Invalid::new("headers", format!("may be {MOST_HEADERS} at most")));
         }
         for (name, value) in &self.headers {
             if SECRET_HEADERS.contains(&&*name.to_ascii_lowercase()) {
-                return Err(("source.http.headers", format!("{name} belongs in auth, where it is kept secret")));
+                return Err(Invalid::new("headers", format!("{name} belongs in auth, where it is kept secret")));
             }
             if name.parse::<HeaderName>().is_err() || value.parse::<HeaderValue>().is_err() {
-                return Err(("source.http.headers", format!("{name:?} is no header")));
+                return Err(Invalid::new("headers", format!("{name:?} is no header")));
             }
         }
         if self.body.is_some() && self.method == FetchMethod::Get {
-            return Err(("source.http.body", "is only for the method POST".to_owned()));
+            return Err(Invalid::new("body", "is only for the method POST"));
         }
-        self.auth.as_ref().map_or(Ok(()), Auth::validate).map_err(|reason| ("source.http.auth", reason))
+        if let Some(Incremental { parameter, .. }) = &self.incremental {
+            not_empty("incremental.parameter", parameter)?;
+        }
+        self.pagination
+            .as_ref()
+            .map_or(Ok(()), Pagination::validate)
+            .map_err(|invalid| invalid.within("pagination"))?;
+        self.auth.as_ref().map_or(Ok(()), Auth::validate).map_err(|invalid| invalid.within("auth"))
+    }
+}
+
+impl Pagination {
+    fn validate(&self) -> Result<(), Invalid> {
+        match self {
+            // What is said to be the cursor must be one value, and the answer as a whole never is.
+            Self::Cursor { at, .. } if *at == Field::everything() => {
+                Err(Invalid::new("cursor.at", "must not be empty"))
+            }
+            Self::Cursor { parameter, .. } => not_empty("cursor.parameter", parameter),
+            Self::NextLink { at } if *at == Some(Field::everything()) => {
+                Err(Invalid::new("next_link.at", "must not be empty"))
+            }
+            Self::NextLink { .. } => Ok(()),
+            Self::Page { parameter, .. } => not_empty("page.parameter", parameter),
+            Self::Offset { parameter, .. } => not_empty("offset.parameter", parameter),
+        }
     }
 }
 
@@ -181,22 +208,22 @@ pub(super) struct Http {
 pub(super) struct Connection {
     client: Client,
     auth: Option<Auth>,
-    tokens: Option<Tokens>,
+    /// For tokens.
+    credentials: Option<Credentials>,
 }
 
 impl Connection {
     pub(super) fn new(client: Client, auth: Option<Auth>) -> Self {
-        let tokens = match &auth {
-            Some(Auth::Oauth2 { token_url, client_id, client_secret, scope }) => Some(Tokens::new(
-                client.clone(),
-                token_url.clone(),
-                client_id.clone(),
-                client_secret.clone(),
-                scope.clone(),
-            )),
+        let credentials = match &auth {
+            Some(Auth::Oauth2 { token_url, client_id, client_secret, scope }) => Some(Credentials {
+                url: token_url.clone(),
+                id: client_id.clone(),
+                secret: client_secret.clone(),
+                scope: scope.clone(),
+            }),
             _ => None,
         };
-        Self { client, auth, tokens }
+        Self { client, auth, credentials }
     }
 
     /// Asks; with another token, should the one that there was not be taken any more.
@@ -210,10 +237,10 @@ impl Connection {
         loop {
             let (request, token) = self.authorize(method, url.clone()).await?;
             let secrets: Vec<_> = self.auth.iter().map(Auth::secret).chain(&token).collect();
-            match (self.client.send(finish(request), &secrets).await, &self.tokens) {
+            match (self.client.send(finish(request), &secrets).await, &self.credentials) {
                 // Tokens may be revoked before their time.
-                (Err(FetchError::Denied(_)), Some(tokens)) if is_first => {
-                    tokens.forget().await;
+                (Err(FetchError::Denied(_)), Some(credentials)) if is_first => {
+                    self.client.tokens.forget(credentials);
                     is_first = false;
                 }
                 (answer, _) => return answer,
@@ -230,9 +257,9 @@ impl Connection {
             set_parameter(&mut url, name, value.expose());
         }
         let request = self.client.request(method.clone(), url)?;
-        Ok(match (&self.auth, &self.tokens) {
-            (_, Some(tokens)) => {
-                let token = tokens.get().await?;
+        Ok(match (&self.auth, &self.credentials) {
+            (_, Some(credentials)) => {
+                let token = self.client.tokens.get(&self.client, credentials).await?;
                 (request.bearer_auth(token.expose()), Some(token))
             }
             (Some(Auth::Bearer { token }), _) => (request.bearer_auth(token.expose()), None),
@@ -264,7 +291,7 @@ impl Http {
     async fn page(&self, position: Option<Position>) -> Result<Page, FetchError> {
         let Some(pagination) = &self.settings.pagination else {
             let answer = self.ask(&self.settings.url, None).await?;
-            return self.read(&answer, None);
+            return self.read(answer, None);
         };
         match (pagination, position) {
             (Pagination::Cursor { at, parameter }, position) => {
@@ -274,7 +301,7 @@ impl Http {
                 };
                 let answer = self.ask(&self.settings.url, cursor).await?;
                 let next = at.text_of(&answer.body).filter(|cursor| !cursor.is_empty());
-                self.read(&answer, next.map(Position::Cursor))
+                self.read(answer, next.map(Position::Cursor))
             }
             (Pagination::NextLink { at }, position) => {
                 let url = match position {
@@ -287,7 +314,7 @@ impl Http {
                     None => next_link(&answer),
                 };
                 let next = link.map(|link| self.join(&answer.url, &link)).transpose()?;
-                self.read(&answer, next.map(Position::Link))
+                self.read(answer, next.map(Position::Link))
             }
             (Pagination::Page { parameter, first, verify }, position) => {
                 let (number, before) = match position {
@@ -296,7 +323,7 @@ impl Http {
                 };
                 let ask = async |number: u64| {
                     let answer = self.ask(&self.settings.url, Some((parameter, number.to_string()))).await?;
-                    self.read(&answer, None)
+                    self.read(answer, None)
                 };
                 let mut page = ask(number).await?;
                 if let Some(before) = before
@@ -316,7 +343,7 @@ impl Http {
                 };
                 let overlap = u64::from(last.is_some());
                 let answer = self.ask(&self.settings.url, Some((parameter, (read - overlap).to_string()))).await?;
-                let mut page = self.read(&answer, None)?;
+                let mut page = self.read(answer, None)?;
                 if let Some(last) = last {
                     let is_same = page.records.first().is_some_and(|record| record.key.as_ref() == Some(&last));
                     if !is_same {
@@ -358,9 +385,9 @@ impl Http {
             .await
     }
 
-    fn read(&self, answer: &Answer, next: Option<Position>) -> Result<Page, FetchError> {
+    fn read(&self, mut answer: Answer, next: Option<Position>) -> Result<Page, FetchError> {
         let HttpSource { records, key, incremental, .. } = &self.settings;
-        let Some(Value::Array(found)) = records.of(&answer.body) else {
+        let Some(Value::Array(found)) = records.take(&mut answer.body) else {
             let place = if *records == Field::everything() {
                 "The answer".to_owned()
             } else {
@@ -368,11 +395,10 @@ impl Http {
             };
             return Err(FetchError::User(format!("{place} is no array of records: change the source's records")));
         };
-        let records: Vec<_> =
-            found.iter().map(|record| Fetched { key: key.text_of(record), record: record.clone() }).collect();
-        let marks =
-            incremental.iter().flat_map(|incremental| found.iter().filter_map(|record| incremental.field.of(record)));
-        let mark = marks.cloned().reduce(greater);
+        let mark = incremental.as_ref().and_then(|incremental| {
+            found.iter().filter_map(|record| incremental.field.of(record)).cloned().reduce(greater)
+        });
+        let records = found.into_iter().map(|record| Fetched { key: key.text_of(&record), record }).collect();
         let next = next.and_then(position_value);
         Ok(Page { records, next, mark, bytes: answer.bytes, pause: Duration::ZERO })
     }
@@ -415,18 +441,6 @@ fn digest(page: &Page) -> String {
         hash.update(key);
     }
     hex::encode(hash.finalize())
-}
-
-/// The greater of two marks. Numbers are compared as such, everything else as text.
-pub(in crate::streams) fn greater(one: Value, other: Value) -> Value {
-    let is_greater = match (one.as_f64(), other.as_f64()) {
-        (Some(one), Some(other)) => one >= other,
-        _ => {
-            let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            text(&one) >= text(&other)
-        }
-    };
-    if is_greater { one } else { other }
 }
 
 /// The link to the next page in the headers (RFC 8288).
@@ -474,17 +488,6 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_value_is_the_mark() {
-        for (one, other, expected) in [
-            (json!(9), json!(10), json!(10)),
-            (json!("2026-01-02T00:00:00Z"), json!("2026-01-01T00:00:00Z"), json!("2026-01-02T00:00:00Z")),
-            (json!("9"), json!("10"), json!("9")),
-        ] {
-            assert_eq!(greater(one, other), expected);
-        }
-    }
-
-    #[test]
     fn parameters_are_set_once() {
         let mut url: Url = "https://example.com/?limit=5&after=a%26b".parse().expect("a URL");
         set_parameter(&mut url, "after", "c d");
@@ -496,20 +499,34 @@ mod tests {
         let source = |more: Value| {
             let mut value = json!({"url": "https://example.com/"});
             value.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
-            serde_json::from_value::<HttpSource>(value).expect("a source").validate().map_err(|(field, _)| field)
+            serde_json::from_value::<HttpSource>(value).expect("a source").validate().map_err(|invalid| invalid.field)
         };
         for (more, expected) in [
             (json!({}), Ok(())),
-            (json!({"url": "ftp://example.com/"}), Err("source.http.url")),
-            (json!({"url": "https://me:hush@example.com/"}), Err("source.http.url")),
-            (json!({"headers": {"Authorization": "Bearer x"}}), Err("source.http.headers")),
-            (json!({"headers": {"a b": "c"}}), Err("source.http.headers")),
-            (json!({"body": {}}), Err("source.http.body")),
+            (json!({"url": "ftp://example.com/"}), Err("url")),
+            (json!({"url": "https://me:hush@example.com/"}), Err("url")),
+            (json!({"headers": {"Authorization": "Bearer x"}}), Err("headers")),
+            (json!({"headers": {"a b": "c"}}), Err("headers")),
+            (json!({"body": {}}), Err("body")),
             (json!({"body": {}, "method": "POST"}), Ok(())),
-            (json!({"auth": {"key": {"value": "x"}}}), Err("source.http.auth")),
+            (json!({"auth": {"key": {"value": "x"}}}), Err("auth.key")),
+            (json!({"auth": {"key": {"value": "", "header": "X-Key"}}}), Err("auth.key.value")),
+            (json!({"auth": {"key": {"value": "x", "header": "a b"}}}), Err("auth.key.header")),
+            (json!({"auth": {"key": {"value": "x", "parameter": ""}}}), Err("auth.key.parameter")),
+            (json!({"auth": {"bearer": {"token": ""}}}), Err("auth.bearer.token")),
+            (
+                json!({"auth": {"oauth2": {"token_url": "ftp://a/", "client_id": "a", "client_secret": "b"}}}),
+                Err("auth.oauth2.token_url"),
+            ),
+            (json!({"pagination": {"cursor": {"at": "", "parameter": "after"}}}), Err("pagination.cursor.at")),
+            (json!({"pagination": {"cursor": {"at": "next", "parameter": ""}}}), Err("pagination.cursor.parameter")),
+            (json!({"pagination": {"next_link": {"at": ""}}}), Err("pagination.next_link.at")),
+            (json!({"pagination": {"next_link": {}}}), Ok(())),
+            (json!({"pagination": {"offset": {"parameter": ""}}}), Err("pagination.offset.parameter")),
+            (json!({"incremental": {"field": "a", "parameter": ""}}), Err("incremental.parameter")),
             (json!({"auth": {"key": {"value": "x", "header": "X-Key"}}}), Ok(())),
         ] {
-            assert_eq!(source(more.clone()), expected, "{more}");
+            assert_eq!(source(more.clone()), expected.map_err(str::to_owned), "{more}");
         }
     }
 }

@@ -16,9 +16,11 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::client::{Client, check_url};
-use super::http::{Connection, greater};
+use super::http::Connection;
 use super::secrets::{Auth, hide};
 use super::{FetchError, Fetched, Page, Source};
+use crate::streams::definition::Invalid;
+use crate::streams::json::greater;
 
 const PAGE_SIZE: u32 = 100;
 /// A search gives out so many results.
@@ -84,13 +86,12 @@ fn public_url() -> Url {
 
 impl HubspotSource {
     /// Checks what can be checked without asking HubSpot; names the field.
-    pub(super) fn validate(&self) -> Result<(), (&'static str, String)> {
-        check_url(&self.base_url).map_err(|reason| ("source.hubspot.base_url", reason))?;
+    pub(super) fn validate(&self) -> Result<(), Invalid> {
+        check_url(&self.base_url).map_err(|reason| Invalid::new("base_url", reason))?;
         match &self.auth {
-            None | Some(Auth::Bearer { .. }) => Ok(()),
-            Some(_) => {
-                Err(("source.hubspot.auth", "must be bearer, with the access token of a private app".to_owned()))
-            }
+            None => Ok(()),
+            Some(auth @ Auth::Bearer { .. }) => auth.validate().map_err(|invalid| invalid.within("auth")),
+            Some(_) => Err(Invalid::new("auth", "must be bearer, with the access token of a private app")),
         }
     }
 }

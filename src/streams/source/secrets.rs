@@ -3,11 +3,15 @@
 use std::fmt;
 
 use reqwest::Url;
+use reqwest::header::HeaderName;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::client::check_url;
+use crate::streams::definition::{Invalid, not_empty};
+
 /// A text that is shown to nobody and logged nowhere.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 #[schema(value_type = String, format = Password)]
 pub struct SecretText(String);
@@ -74,16 +78,28 @@ impl Auth {
         }
     }
 
-    /// Checks what can be checked without asking anybody.
-    pub(super) fn validate(&self) -> Result<(), String> {
+    /// Checks what can be checked without asking anybody; names the field of it.
+    pub(super) fn validate(&self) -> Result<(), Invalid> {
+        if self.secret().expose().is_empty() {
+            let field = match self {
+                Self::Bearer { .. } => "bearer.token",
+                Self::Basic { .. } => "basic.password",
+                Self::Key { .. } => "key.value",
+                Self::Oauth2 { .. } => "oauth2.client_secret",
+            };
+            return Err(Invalid::new(field, "must not be empty"));
+        }
         match self {
             Self::Key { header, parameter, .. } if header.is_some() == parameter.is_some() => {
-                Err("a key takes either header or parameter".to_owned())
+                Err(Invalid::new("key", "takes either header or parameter"))
             }
-            Self::Key { header: Some(header), .. } if header.parse::<reqwest::header::HeaderName>().is_err() => {
-                Err(format!("{header:?} is no name of a header"))
+            Self::Key { header: Some(header), .. } if header.parse::<HeaderName>().is_err() => {
+                Err(Invalid::new("key.header", format!("{header:?} is no name of a header")))
             }
-            Self::Oauth2 { token_url, .. } => super::client::check_url(token_url),
+            Self::Key { parameter: Some(parameter), .. } => not_empty("key.parameter", parameter),
+            Self::Oauth2 { token_url, .. } => {
+                check_url(token_url).map_err(|reason| Invalid::new("oauth2.token_url", reason))
+            }
             _ => Ok(()),
         }
     }
