@@ -9,6 +9,10 @@ export class Source {
   pages: readonly (readonly object[])[] = [[]];
   /** What it answers in place of pages. */
   status = 200;
+  /** What it says in place of pages, word for word. */
+  text: string | undefined;
+  /** What it wants to be shown, if anything. */
+  authorization: string | undefined;
 
   readonly #server: Server;
   #held = false;
@@ -19,7 +23,11 @@ export class Source {
       const { searchParams } = new URL(request.url ?? '/', this.url);
       const page = Number(searchParams.get('cursor') ?? 0);
       const answer = () => {
-        this.#answer(page, response);
+        if (this.authorization === undefined || request.headers.authorization === this.authorization) {
+          this.#answer(page, response);
+        } else {
+          response.writeHead(401).end();
+        }
       };
       // The first page always comes: what is held is a fetch that has begun.
       if (this.#held && page > 0) this.#waiting.push(answer);
@@ -59,7 +67,8 @@ export class Source {
     const isLast = page >= this.pages.length - 1;
     response.writeHead(this.status, { 'content-type': 'application/json' });
     response.end(
-      JSON.stringify({ items: this.pages[page] ?? [], ...(!isLast && { next: String(page + 1) }) }),
+      this.text ??
+        JSON.stringify({ items: this.pages[page] ?? [], ...(!isLast && { next: String(page + 1) }) }),
     );
   }
 }

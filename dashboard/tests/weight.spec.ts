@@ -6,6 +6,8 @@ import { gzippedSize, scriptsAmong } from './weight';
 const SCRIPT_BUDGET = 80 * 1024;
 /** What the page of data streams adds to that, for those who go there. */
 const STREAMS_BUDGET = 8 * 1024;
+/** What the form that describes a data stream adds, for those who open it: it says all that the API can be told. */
+const STREAM_FORM_BUDGET = 9 * 1024;
 
 test('the page is light, keeps to itself, and is downloaded once', async ({ page, request, baseURL }) => {
   const responses: Response[] = [];
@@ -22,6 +24,11 @@ test('the page is light, keeps to itself, and is downloaded once', async ({ page
   const more = scriptsAmong(responses).filter((script) => !scripts.includes(script));
   expect(more.length).toBeGreaterThan(0);
   expect(await gzippedSize(request, more)).toBeLessThanOrEqual(STREAMS_BUDGET);
+  await page.getByRole('button', { name: 'New stream' }).click();
+  await expect(page.getByTestId('form-stream')).toBeVisible();
+  const form = scriptsAmong(responses).filter((script) => ![...scripts, ...more].includes(script));
+  expect(form.length).toBeGreaterThan(0);
+  expect(await gzippedSize(request, form)).toBeLessThanOrEqual(STREAM_FORM_BUDGET);
 
   const origins = new Set(responses.map((response) => new URL(response.url()).origin));
   expect([...origins]).toEqual([new URL(baseURL ?? '').origin]);

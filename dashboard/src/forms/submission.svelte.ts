@@ -12,14 +12,19 @@ export class Submission {
 
   /** Sends what `create` sends, unless something is on its way already. Answers the row, if one was created. */
   async send<Row extends { id: string }>(create: () => Promise<Row>): Promise<Row | undefined> {
+    const row = await this.ask(create);
+    if (row) this.createdId = row.id;
+    return row;
+  }
+
+  /** The same for what creates nothing. */
+  async ask<Answer>(question: () => Promise<Answer>): Promise<Answer | undefined> {
     if (this.busy) return undefined;
     this.busy = true;
     this.errors = NO_ERRORS;
     this.createdId = undefined;
     try {
-      const row = await create();
-      this.createdId = row.id;
-      return row;
+      return await question();
     } catch (error) {
       if (!(error instanceof ProblemError)) throw error;
       this.errors = formErrors(error.problem, this.fields);

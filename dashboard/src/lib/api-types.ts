@@ -22,9 +22,15 @@ export type Stream = Schemas['Stream'];
 export type StreamState = Schemas['StreamState'];
 /** Only these two must be said, as of an export. */
 export type NewStream = Pick<Schemas['NewStream'], 'name' | 'source'> & Partial<Schemas['NewStream']>;
+export type StreamChange = Schemas['Change'];
+export type SourceSettings = Schemas['SourceSettings'];
+export type NewPreview = Schemas['NewPreview'];
+export type Preview = Schemas['Preview'];
+export type Previewed = Schemas['Previewed'];
 export type Batch = Schemas['Batch'];
 export type Batches = Schemas['Batches'];
 export type StreamData = Schemas['Data'];
+export type StoredRecord = Schemas['StoredRecord'];
 export type DeadLetter = Schemas['DeadLetter'];
 
 export type Breakdown = Schemas['Breakdown'];

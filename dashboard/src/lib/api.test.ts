@@ -41,8 +41,10 @@ describe('the API', () => {
     await api.stopStream('s-1');
     await api.runStream('s-1');
     await api.retryDeadLetter('d-1');
-    await api.batches('s-1', 40);
-    await api.streamData('s-1', 5);
+    await api.changeStream('s-1', { destination: null });
+    await api.previewStream({ sample: [] });
+    await api.batches('s-1', { pageSize: 40 });
+    await api.streamData('s-1', { pageSize: 5, pageToken: 'a+b' });
     await api.deadLetters('s-1', { pageSize: 10 });
     expect(
       requests.map(({ url, init }) => [init?.method ?? 'GET', url.replace('http://newcycle.test', '')]),
@@ -51,10 +53,21 @@ describe('the API', () => {
       ['PUT', '/streams/s-1/stop'],
       ['POST', '/streams/s-1/run'],
       ['POST', '/dead-letters/d-1/retry'],
+      ['PATCH', '/streams/s-1'],
+      ['POST', '/streams/preview'],
       ['GET', '/streams/s-1/batches?page_size=40'],
-      ['GET', '/streams/s-1/data?page_size=5'],
+      ['GET', '/streams/s-1/data?page_size=5&page_token=a%2Bb'],
       ['GET', '/dead-letters?stream_id=s-1&page_size=10'],
     ]);
+    expect(requests[4]?.init?.body).toBe('{"destination":null}');
+  });
+
+  test('pages through runs as through any list', async () => {
+    const { api, requests } = answering(() => Response.json({ data: [], next_before: 12 }));
+    const { next_page_token: next } = await api.batches('s-1', { pageSize: 40 });
+    expect(next).toBe('12');
+    await api.batches('s-1', { pageSize: 20, pageToken: '12' });
+    expect(requests[1]?.url).toBe('http://newcycle.test/streams/s-1/batches?page_size=20&before=12');
   });
 
   test('asks for one row by its id, whatever was typed for one', async () => {

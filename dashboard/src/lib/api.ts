@@ -2,6 +2,7 @@
 
 import type {
   BaseItem,
+  Batch,
   Batches,
   Breakdown,
   DeadLetter,
@@ -10,17 +11,21 @@ import type {
   NewBaseItem,
   NewExport,
   NewItem,
+  NewPreview,
   NewStream,
   NewTransfer,
   NewUser,
   Owner,
   Page,
+  Preview,
   SessionStatus,
   Stream,
+  StreamChange,
   StreamData,
   Transfer,
   User,
 } from './api-types';
+import { parseExactly } from './exact-json';
 import type { Metric } from './metric';
 import { ProblemError, problemOf, unreachable } from './problem';
 
@@ -62,7 +67,12 @@ export interface Api {
   deleteExport(id: string): Promise<void>;
   /** Data streams, newest first. */
   streams(page: PageRequest): Promise<Page<Stream>>;
+  stream(id: string): Promise<Stream>;
   createStream(body: NewStream): Promise<Stream>;
+  /** Changes what is said of a stream; a problem of status 409 while it fetches. */
+  changeStream(id: string, body: StreamChange): Promise<Stream>;
+  /** What would become of the first records of a source. */
+  previewStream(body: NewPreview): Promise<Preview>;
   /** Has a stream fetch on its schedule. */
   startStream(id: string): Promise<Stream>;
   /** Has a stream fetch no more, also what it fetches at the moment. */
@@ -71,10 +81,10 @@ export interface Api {
   runStream(id: string): Promise<Stream>;
   /** Drops a stream with everything that it fetched. */
   deleteStream(id: string): Promise<void>;
-  /** The newest runs of a stream, newest first. */
-  batches(streamId: string, pageSize: number): Promise<Batches>;
-  /** The first records of the newest complete batch; a problem of status 404 where there is none. */
-  streamData(streamId: string, pageSize: number): Promise<StreamData>;
+  /** The runs of a stream, newest first. */
+  batches(streamId: string, page: PageRequest): Promise<Page<Batch>>;
+  /** The records of the newest complete batch; a problem of status 404 where there is none. */
+  streamData(streamId: string, page: PageRequest): Promise<StreamData>;
   /** What could not be processed of a stream, newest first. */
   deadLetters(streamId: string, page: PageRequest): Promise<Page<DeadLetter>>;
   /** Has a worker try again to process a record. */
@@ -89,6 +99,8 @@ export interface Api {
 
 // Answers come within milliseconds. A connection that died in silence would keep the page waiting for minutes.
 const PATIENCE_MS = 15_000;
+// As long as the server waits for a worker that asks a source, and somewhat longer.
+const SOURCE_PATIENCE_MS = 40_000;
 
 const UNREACHABLE = 'The server could not be reached.';
 const UNSAVED = `${UNREACHABLE} Nothing is known to have been saved.`;
@@ -105,7 +117,7 @@ export function createApi(base = '', send: typeof fetch = (input, init) => fetch
     if (!response.ok) throw new ProblemError(await problemOf(response));
     if (response.status === 204) return undefined;
     try {
-      return await response.json();
+      return parseExactly(await response.text());
     } catch {
       throw new ProblemError(unreachable('The answer of the server could not be read.'));
     }
@@ -174,15 +186,26 @@ export function createApi(base = '', send: typeof fetch = (input, init) => fetch
     cancelExport: (id) => act<Export>('POST', `${exportPath(id)}/cancel`),
     deleteExport: (id) => drop(exportPath(id)),
     streams: (page) => list<Stream>('/streams', page),
+    stream: (id) => one<Stream>('/streams', id),
     createStream: (body) => create<Stream>('/streams', body),
+    changeStream: async (id, body) =>
+      (await request(streamPath(id), { ...posted(body), method: 'PATCH' }, UNSAVED)) as Stream,
+    previewStream: async (body) =>
+      (await request('/streams/preview', { ...posted(body), ...patiently(SOURCE_PATIENCE_MS) })) as Preview,
     startStream: (id) => act<Stream>('PUT', `${streamPath(id)}/start`),
     stopStream: (id) => act<Stream>('PUT', `${streamPath(id)}/stop`),
     runStream: (id) => act<Stream>('POST', `${streamPath(id)}/run`),
     deleteStream: (id) => drop(streamPath(id)),
-    batches: (streamId, pageSize) =>
-      read<Batches>(`${streamPath(streamId)}/batches`, { page_size: pageSize }),
-    streamData: (streamId, pageSize) =>
-      read<StreamData>(`${streamPath(streamId)}/data`, { page_size: pageSize }),
+    batches: async (streamId, { pageSize, pageToken }) => {
+      const path = `${streamPath(streamId)}/batches`;
+      const { data, next_before: next } = await read<Batches>(path, {
+        page_size: pageSize,
+        before: pageToken,
+      });
+      return { data, next_page_token: next == null ? null : String(next) };
+    },
+    streamData: (streamId, { pageSize, pageToken }) =>
+      read<StreamData>(`${streamPath(streamId)}/data`, { page_size: pageSize, page_token: pageToken }),
     deadLetters: (streamId, page) => list<DeadLetter>('/dead-letters', page, { stream_id: streamId }),
     retryDeadLetter: (id) => act<DeadLetter>('POST', `/dead-letters/${encodeURIComponent(id)}/retry`),
     session: () => read<SessionStatus>('/session'),
@@ -213,8 +236,8 @@ function posted(body: object): RequestInit {
   };
 }
 
-function patiently(): RequestInit {
-  return { signal: AbortSignal.timeout(PATIENCE_MS) };
+function patiently(milliseconds = PATIENCE_MS): RequestInit {
+  return { signal: AbortSignal.timeout(milliseconds) };
 }
 
 type Query = Readonly<Record<string, string | number | undefined>>;

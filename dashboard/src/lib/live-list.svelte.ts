@@ -11,6 +11,7 @@ import {
   type ConnectionStatus,
   type EventStream,
 } from './connection';
+import { parseExactly } from './exact-json';
 import type { Door } from './live.svelte';
 import { isDenied, ProblemError, type Problem } from './problem';
 import { LARGEST_PAGE_SIZE, PAGE_SIZE, type Listed, type Listing } from './paged-list.svelte';
@@ -21,7 +22,9 @@ const CLOSED = 2;
 /** What the rows of a list are, and where they come from. */
 export interface Watched<Row> {
   /** Where an event stream of its first page is. */
-  readonly path: string;
+  readonly path: (pageSize: number) => string;
+  /** The page that a message of this stream tells; the message itself, unless said otherwise. */
+  readonly pageIn?: (message: unknown) => Page<Row>;
   /** The same page, asked for once. */
   readonly page: (request: PageRequest) => Promise<Page<Row>>;
   /** What is to be said of the rows that have changed since; empty where nothing is worth a word. */
@@ -83,7 +86,7 @@ export class LiveList<Row> implements Listing<Row> {
   #open(): void {
     this.#hangUp();
     if (this.#closed) return;
-    const stream = this.openStream(`${this.watched.path}?page_size=${this.#wanted}`);
+    const stream = this.openStream(this.watched.path(this.#wanted));
     this.#stream = stream;
     // A closed stream may still deliver what was queued: only the present one is listened to.
     stream.addEventListener('message', (event) => {
@@ -108,8 +111,9 @@ export class LiveList<Row> implements Listing<Row> {
     this.#unanswered = 0;
     this.#retryMs = FIRST_RETRY_MS;
     this.status = 'live';
+    const message = parseExactly(data);
     // Its shape is promised by the server's OpenAPI document, as that of any answer.
-    this.#take(JSON.parse(data) as Page<Row>);
+    this.#take(this.watched.pageIn?.(message) ?? (message as Page<Row>));
     this.#watchForSilence();
   }
 

@@ -36,8 +36,8 @@ class FakeStream implements EventStream {
     this.readyState = 2;
   }
 
-  send(page: Page<Row>): void {
-    this.#listeners.get('message')?.(new MessageEvent('message', { data: JSON.stringify(page) }));
+  send(message: Page<Row> | Row): void {
+    this.#listeners.get('message')?.(new MessageEvent('message', { data: JSON.stringify(message) }));
   }
 
   beat(): void {
@@ -63,7 +63,7 @@ describe.each(['/exports', '/streams'])('the list at %s', (path) => {
     const streams: FakeStream[] = [];
     let refusals = 0;
     const list = new LiveList<Row>(
-      { path, page: answer, changesSince },
+      { path: (size) => `${path}?page_size=${size}`, page: answer, changesSince },
       { refused: () => (refusals += 1) },
       (url) => {
         const stream = new FakeStream(url);
@@ -87,6 +87,22 @@ describe.each(['/exports', '/streams'])('the list at %s', (path) => {
     present().send(pageOf(['b', 'a']));
     present().send(pageOf(['c', 'b', 'a'], 'further'));
     expect([list.status, ids(), list.answer?.hasOlder]).toEqual(['live', ['c', 'b', 'a'], true]);
+  });
+
+  test('of one row is told by messages that are the row', () => {
+    const stream = new FakeStream(`${path}/a/events`);
+    const list = new LiveList<Row>(
+      {
+        path: () => stream.url,
+        page: () => Promise.resolve(pageOf([])),
+        pageIn: (row) => ({ data: [row as Row], next_page_token: null }),
+        changesSince,
+      },
+      { refused: () => undefined },
+      () => stream,
+    );
+    stream.send({ id: 'a' });
+    expect(list.answer).toEqual({ rows: [{ id: 'a' }], hasOlder: false });
   });
 
   test('says what has changed, but nothing of what is heard first, nor twice', () => {

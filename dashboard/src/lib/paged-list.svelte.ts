@@ -1,7 +1,6 @@
-/** The newest rows of a list, and older ones as they are asked for. */
+/** The first rows of a list, and further ones as they are asked for. */
 
 import type { PageRequest } from './api';
-import type { Page } from './api-types';
 import { Inquiry } from './inquiry.svelte';
 import type { Problem } from './problem';
 
@@ -25,11 +24,30 @@ export interface Listing<Row> {
   older(): Promise<void>;
 }
 
-export class PagedList<Row> extends Inquiry<Listed<Row>> implements Listing<Row> {
-  #wanted = PAGE_SIZE;
+/** A page of any list. */
+interface Some<Row> {
+  readonly data: readonly Row[];
+  readonly next_page_token?: string | null;
+}
 
-  constructor(private readonly list: (page: PageRequest) => Promise<Page<Row>>) {
+/** What is shown of a list, and its first page with what that says besides its rows. */
+interface Pages<Row, First> extends Listed<Row> {
+  readonly first: First;
+}
+
+export class PagedList<Row, Answer extends Some<Row> = Some<Row>>
+  extends Inquiry<Pages<Row, Answer>>
+  implements Listing<Row>
+{
+  #wanted: number;
+
+  /** `first` is how many rows are shown until more are asked for. */
+  constructor(
+    private readonly list: (page: PageRequest) => Promise<Answer>,
+    first = PAGE_SIZE,
+  ) {
     super();
+    this.#wanted = first;
   }
 
   /** Asks for all rows that are shown anew: others may have come in between, not only before them. */
@@ -43,15 +61,17 @@ export class PagedList<Row> extends Inquiry<Listed<Row>> implements Listing<Row>
     return this.refresh();
   }
 
-  async #newest(wanted: number): Promise<Listed<Row>> {
-    const rows: Row[] = [];
-    let pageToken: string | undefined;
-    do {
-      const pageSize = Math.min(wanted - rows.length, LARGEST_PAGE_SIZE);
-      const page = await this.list({ pageSize, pageToken });
-      rows.push(...page.data);
-      pageToken = page.next_page_token ?? undefined;
-    } while (pageToken !== undefined && rows.length < wanted);
-    return { rows, hasOlder: pageToken !== undefined };
+  async #newest(wanted: number): Promise<Pages<Row, Answer>> {
+    const page = (shown: number, pageToken?: string) =>
+      this.list({ pageSize: Math.min(wanted - shown, LARGEST_PAGE_SIZE), pageToken });
+    const first = await page(0);
+    const rows = [...first.data];
+    let next = first.next_page_token ?? undefined;
+    while (next !== undefined && rows.length < wanted) {
+      const { data, next_page_token: following } = await page(rows.length, next);
+      rows.push(...data);
+      next = following ?? undefined;
+    }
+    return { rows, hasOlder: next !== undefined, first };
   }
 }

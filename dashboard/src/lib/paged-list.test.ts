@@ -3,7 +3,7 @@ import type { PageRequest } from './api';
 import { PagedList } from './paged-list.svelte';
 
 /** A list of numbers, from the newest to 1, whose tokens are the last number of their page. */
-function numbers(newest: { value: number }) {
+function numbers(newest: { value: number }, first?: number) {
   const asked: PageRequest[] = [];
   const list = new PagedList<number>((page) => {
     asked.push(page);
@@ -12,7 +12,7 @@ function numbers(newest: { value: number }) {
     const data = Array.from({ length }, (_, index) => first - index);
     const last = first - length + 1;
     return Promise.resolve({ data, next_page_token: last > 1 ? String(last) : null });
-  });
+  }, first);
   return { list, asked };
 }
 
@@ -29,6 +29,15 @@ describe('a list by pages', () => {
       1,
       false,
     ]);
+  });
+
+  test('shows as few rows at first as somebody wants, and what the first page says besides', async () => {
+    const { list } = numbers({ value: 50 }, 5);
+    await list.refresh();
+    expect(list.answer?.rows).toEqual([50, 49, 48, 47, 46]);
+    await list.older();
+    expect(list.answer?.rows).toHaveLength(25);
+    expect(list.answer?.first.next_page_token).toBe('26');
   });
 
   test('keeps the older rows that were asked for when it is refreshed', async () => {

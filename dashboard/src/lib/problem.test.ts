@@ -78,6 +78,28 @@ describe('the errors of a form', () => {
     });
   });
 
+  test('are shown at the field that they are a part of', () => {
+    const errors = [
+      { field: 'transform[0].cast.to', detail: 'Not a type.' },
+      { field: 'source.auth.key', detail: 'Not a header.' },
+      { field: 'transformed', detail: 'Not known.' },
+    ];
+    expect(formErrors({ ...problem, errors }, ['transform', 'source', 'source.auth', 'source.aut'])).toEqual({
+      fields: {
+        transform: 'transform[0].cast.to: Not a type.',
+        'source.auth': 'source.auth.key: Not a header.',
+      },
+      general: ['Not valid.', 'transformed: Not known.'],
+    });
+  });
+
+  test('are said once, where the problem has one and tells it itself', () => {
+    const errors = [{ field: 'source', detail: 'It is away.' }];
+    expect(formErrors({ ...problem, detail: 'source: It is away.', errors }, []).general).toEqual([
+      'source: It is away.',
+    ]);
+  });
+
   test('are the detail, or at least the title, of a problem that names no field', () => {
     expect(formErrors(problem, ['item_id']).general).toEqual(['Not valid.']);
     expect(formErrors({ title: 'Not Found', status: 404, errors: [] }, []).general).toEqual(['Not Found']);

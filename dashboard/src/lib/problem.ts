@@ -65,17 +65,34 @@ export function unreachable(detail: string): Problem {
   };
 }
 
-/** Sorts a problem's complaints to the fields of a form; what has no field there is said for the form as a whole. */
+/**
+ * Sorts a problem's complaints to the fields of a form. What is about a part of a field is said beside it, with the part;
+ * what has no field there is said for the form as a whole.
+ */
 export function formErrors(problem: Problem, fields: readonly string[]): FormErrors {
   const byField: Record<string, string> = {};
   const general: string[] = [];
   for (const { field, detail } of problem.errors) {
-    if (!fields.includes(field)) general.push(`${field}: ${detail}`);
-    else byField[field] ??= detail;
+    const shown = fieldWith(field, fields);
+    const complaint = shown === field ? detail : `${field}: ${detail}`;
+    if (shown === undefined) general.push(complaint);
+    else byField[shown] ??= complaint;
   }
   const everythingHasAField = problem.errors.length > 0 && general.length === 0;
   if (!everythingHasAField) general.unshift(summary(problem));
-  return { fields: byField, general };
+  // A problem with a single complaint says it twice.
+  return { fields: byField, general: [...new Set(general)] };
+}
+
+/** The field of a form that a field of the API is in: "transform" has "transform[0].cast.to" in it. */
+function fieldWith(path: string, fields: readonly string[]): string | undefined {
+  const around = fields.filter(
+    (field) => path === field || path.startsWith(`${field}.`) || path.startsWith(`${field}[`),
+  );
+  return around.reduce<string | undefined>(
+    (nearest, field) => (field.length > (nearest?.length ?? -1) ? field : nearest),
+    undefined,
+  );
 }
 
 /** A problem in one sentence. */
