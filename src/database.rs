@@ -9,6 +9,7 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio_postgres::config::{Host, SslMode};
 
+use crate::keep_alive::{self, KeepAlive};
 use embedded::{DATABASE, EmbeddedError, EmbeddedPostgres, Endpoint};
 
 /// The schema, as prose: see `migrations/`.
@@ -139,7 +140,21 @@ impl Database {
             config.application_name("newcycle");
         }
         config.connect_timeout(CONNECT_TIMEOUT);
-        let limits = |connections| PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
+        let KeepAlive { idle, interval, retries, user_timeout } = KeepAlive::DATABASE;
+        config.keepalives_idle(idle).keepalives_interval(interval).keepalives_retries(retries);
+        config.tcp_user_timeout(user_timeout);
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        let is_remote = config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)));
+        let limits = |connections| {
+            PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT).after_connect(
+                move |_, _| {
+                    if is_remote && let Err(error) = keep_alive::watch_all(port, KeepAlive::DATABASE) {
+                        tracing::warn!(%error, "a connection to Postgres that dies in silence will not be noticed");
+                    }
+                    Box::pin(async { Ok(()) })
+                },
+            )
+        };
         let options = pool_options(&config)?;
         let own_pool = limits(OWN_CONNECTIONS).connect_lazy_with(options.clone());
         let pool = limits(connections).connect_with(options).await.map_err(DatabaseError::Connect)?;

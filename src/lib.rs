@@ -24,6 +24,7 @@ pub mod exports;
 pub mod http;
 pub mod hub;
 pub mod jobs;
+pub mod keep_alive;
 pub mod ledger;
 pub mod listener;
 pub mod server;

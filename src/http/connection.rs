@@ -32,7 +32,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,7 @@ use tower::ServiceExt;
 
 use super::problem::{Kind, Problem};
 use super::sse::Framing;
+use crate::keep_alive::KeepAlive;
 use crate::tls::Tls;
 pub(super) use body::BodyError;
 use body::TimedBody;
@@ -58,6 +59,8 @@ pub(super) use wire::Wire;
 /// The pause after a connection could not be accepted, most often because too many files are open: asking again at once
 /// would take a core, and the next connection waits with the kernel meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// Who has connected when the server stops has so long to say what they want: it may be on its way.
+const LINGER: Duration = Duration::from_millis(100);
 /// So many clients are told at once that there is no room for them; more are just closed, as those who are told take
 /// files too.
 const REFUSED_AT_ONCE: usize = 64;
@@ -94,6 +97,7 @@ impl Connections {
     fn receive(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr, tasks: &TaskTracker) {
         // Messages are small and written whole: waiting for more to fill a packet would only delay them.
         let _ = socket.set_nodelay(true);
+        let _ = KeepAlive::CLIENT.watch(&socket);
         match self.places.take(peer.ip()) {
             Err(full) => self.refuse(socket, full, tasks),
             Ok(place) => {
@@ -147,9 +151,21 @@ pub async fn serve(listener: TcpListener, connections: Arc<Connections>) {
             }
         }
     }
-    drop(listener);
+    receive_others(listener, &connections, &tasks);
     tasks.close();
     tasks.wait().await;
+}
+
+/// Whoever has connected by now is answered, and nobody after that. Asks the kernel, which may know of more connections than
+/// the runtime does.
+fn receive_others(listener: TcpListener, connections: &Arc<Connections>, tasks: &TaskTracker) {
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((socket, peer)) = listener.accept() {
+        let socket = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
+        if let Ok(socket) = socket {
+            connections.receive(socket, peer, tasks);
+        }
+    }
 }
 
 /// Whether the one who wanted to connect has left, which does not concern others.
@@ -197,7 +213,15 @@ impl Connection {
         // In a box, as the connection is there for much longer than its handshake.
         let handshake = Box::pin(shake_hands(socket, acceptor));
         let handshake = timeout_at(begin + self.shared.header_timeout, handshake);
-        match self.shared.stop.run_until_cancelled(handshake).await {
+        let lingering = async {
+            self.shared.stop.cancelled().await;
+            sleep(LINGER).await;
+        };
+        let shaken = tokio::select! {
+            shaken = handshake => Some(shaken),
+            () = lingering => None,
+        };
+        match shaken {
             Some(Ok(Ok(Handshake::Done(socket)))) => {
                 self.serve(socket, Transport { peer, is_encrypted: true }, begin).await;
             }
@@ -237,20 +261,30 @@ impl Connection {
             });
             let mut connection = http1::Builder::new().serve_connection(socket, service);
             let mut stop = pin!(shared.stop.cancelled());
+            let mut lingering = None;
             let mut stopping = false;
             let end = poll_fn(|context| {
-                if !stopping && stop.as_mut().poll(context).is_ready() {
+                if lingering.is_none() && stop.as_mut().poll(context).is_ready() {
+                    lingering = Some(Box::pin(sleep(LINGER)));
+                }
+                // hyper would close the connection of somebody who has not said anything yet.
+                if !stopping && lingering.is_some() && progress.lock().was_read {
                     stopping = true;
-                    // hyper would wait for the first request of somebody who only connected.
-                    if !progress.lock().was_read {
-                        return Poll::Ready(End::Over(Ok(())));
-                    }
                     Pin::new(&mut connection).graceful_shutdown();
                 }
                 if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
                     return Poll::Ready(End::Over(ended));
                 }
                 let mut progress = progress.lock();
+                if let Some(lingering) = &mut lingering
+                    && !stopping
+                {
+                    if progress.was_read {
+                        context.waker().wake_by_ref();
+                    } else if lingering.as_mut().poll(context).is_ready() {
+                        return Poll::Ready(End::Over(Ok(())));
+                    }
+                }
                 if progress.is_head_sent {
                     return Poll::Ready(End::Taken);
                 }

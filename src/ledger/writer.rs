@@ -127,12 +127,16 @@ async fn write_all<R: Record>(pool: PgPool, mut queue: mpsc::Receiver<Waiting<R>
                 continue;
             }
         };
-        // The connection is kept while there is something to write: taking one from the pool costs a round trip.
+        // The connection is kept while there is something to write, and nothing is wrong with it: taking one from the pool
+        // costs a round trip.
         while !batch.is_empty() {
             let started = Instant::now();
             metrics.begin(started, batch.iter().map(|waiting| waiting.since));
-            write(&mut connection, std::mem::take(&mut batch)).await;
+            let written = write(&mut connection, std::mem::take(&mut batch)).await;
             metrics.write_seconds.observe(started.elapsed().as_secs_f64());
+            if let Err(Broken) = written {
+                break;
+            }
             while batch.len() < MOST_ROWS
                 && let Ok(waiting) = queue.try_recv()
             {
@@ -142,26 +146,38 @@ async fn write_all<R: Record>(pool: PgPool, mut queue: mpsc::Receiver<Waiting<R>
     }
 }
 
+/// A connection that may be of no use any more.
+struct Broken;
+
 /// Writes some rows and answers each.
-async fn write<R: Record>(connection: &mut PgConnection, mut batch: Vec<Waiting<R>>) {
+async fn write<R: Record>(connection: &mut PgConnection, mut batch: Vec<Waiting<R>>) -> Result<(), Broken> {
     // Whoever has gone away cannot be told that the row was written: then it had better not be.
     batch.retain(|waiting| !waiting.answer.is_closed());
     // Two servers that write the same ids in the same order wait for each other, but never both at once.
     batch.sort_by_key(|waiting| waiting.id);
     let error = match insert(connection, &batch).await {
-        Ok(outcomes) => return answer_each(batch, outcomes),
+        Ok(outcomes) => {
+            answer_each(batch, outcomes);
+            return Ok(());
+        }
         Err(error) => error,
     };
     // Rows are at fault when the database names what is wrong with them; anything else would only fail again.
-    if batch.len() == 1 || !matches!(error, LedgerError::Invalid { .. }) {
-        return answer_all(batch, &error);
+    if !matches!(error, LedgerError::Invalid { .. }) {
+        answer_all(batch, &error);
+        return Err(Broken);
     }
-    match take_orphans(connection, &mut batch).await {
-        Ok(()) => {}
-        Err(error) => return answer_all(batch, &error),
+    if batch.len() == 1 {
+        answer_all(batch, &error);
+        return Ok(());
+    }
+    if let Err(error) = take_orphans(connection, &mut batch).await {
+        answer_all(batch, &error);
+        return Err(Broken);
     }
     if let Ok(outcomes) = insert(connection, &batch).await {
-        return answer_each(batch, outcomes);
+        answer_each(batch, outcomes);
+        return Ok(());
     }
     // Something rarer than a missing parent: a clock that differs from the database's, say.
     for waiting in batch {
@@ -171,6 +187,7 @@ async fn write<R: Record>(connection: &mut PgConnection, mut batch: Vec<Waiting<
             Err(error) => answer_all([waiting], &error),
         }
     }
+    Ok(())
 }
 
 fn answer_each<R: Record>(batch: Vec<Waiting<R>>, outcomes: Vec<Result<Outcome<R>, LedgerError>>) {

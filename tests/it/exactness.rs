@@ -29,7 +29,7 @@ async fn recount(pool: &PgPool, metric: &str, resolution: &str) -> BTreeMap<Stri
     rows.into_iter().map(|(time, count)| (time.to_rfc3339_opts(SecondsFormat::Secs, true), count)).collect()
 }
 
-async fn recounts(pool: &PgPool, resolution: &str) -> BTreeMap<String, BTreeMap<String, i64>> {
+pub async fn recounts(pool: &PgPool, resolution: &str) -> BTreeMap<String, BTreeMap<String, i64>> {
     let mut counts = BTreeMap::new();
     for metric in ["item-creation", "transfers", "user-creation"] {
         counts.insert(metric.to_owned(), recount(pool, metric, resolution).await);

@@ -1,0 +1,140 @@
+//! The network between the server and Postgres: cut, slow, and silent, which nobody is told of.
+
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use sqlx::{Connection, Executor, PgConnection};
+
+use crate::api::Events;
+use crate::export_faults::Process;
+use crate::harness::{connect, data_directory, eventually, new_database, url};
+use crate::load::{Load, Place};
+use crate::proxy::{Network, Proxy};
+
+/// A network before a database, at an address of this machine; and the database's URL through it.
+async fn before(name: &str, host: &str) -> (Proxy, String) {
+    let url = url(name).await;
+    let target = url.rsplit_once('@').and_then(|(_, rest)| rest.split_once('/')).expect("a URL").0;
+    let proxy = Proxy::before(target.parse::<SocketAddr>().expect("an address"), host).await;
+    let url = url.replace(target, &proxy.address.to_string());
+    (proxy, url)
+}
+
+/// Waits until a stream says that; the stream goes on meanwhile.
+async fn until_told(events: &mut Events, status: &str) {
+    events.next_where(|event| event.name == "status" && event.data["status"] == status).await;
+}
+
+#[tokio::test]
+async fn a_network_that_is_cut_slow_or_silent_is_noticed_and_healed_without_a_restart() {
+    let name = new_database().await;
+    let database = connect(&name).await;
+    let (proxy, url) = before(&name, "127.0.0.1").await;
+    let server = Process::on(&url, &data_directory(&name), "", &[]).await;
+    let load = Load::start(&Place::new(&server.api.url), 4).await;
+    for network in [Network::Cut, Network::Silent, Network::Cut, Network::Silent] {
+        load.goes_on(20).await;
+        let mut events = server.api.stream("/statistics/stream?resolution=minute", None).await;
+        until_told(&mut events, "live").await;
+        proxy.set(network);
+        until_told(&mut events, "stale").await;
+        // Whoever asks is answered, though not with what was asked for.
+        let (status, _) = server.api.get("/readyz").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        proxy.set(Network::Fine);
+        until_told(&mut events, "live").await;
+    }
+    proxy.set(Network::Slow(Duration::from_millis(50)));
+    load.goes_on(20).await;
+    proxy.set(Network::Fine);
+    load.goes_on(50).await;
+    load.settle(&database.pool).await;
+}
+
+/// A machine of its own, as far as the network goes, on two cables: one to the database, one to everybody else.
+struct Island {
+    name: String,
+}
+
+impl Island {
+    const DATABASE: &str = "10.213.77.1";
+    const ISLAND: &str = "10.213.78.2";
+
+    /// Nothing where networks cannot be made.
+    #[expect(clippy::print_stdout, reason = "a skipped test says so")]
+    fn raise() -> Option<Self> {
+        let island = Self { name: format!("newcycle{}", std::process::id()) };
+        let name = &island.name;
+        let mut commands = vec![format!("netns add {name}"), format!("-n {name} link set lo up")];
+        for (cable, network) in [("nca", 77), ("ncb", 78)] {
+            commands.extend([
+                format!("link add {cable}0 type veth peer name {cable}1 netns {name}"),
+                format!("addr add 10.213.{network}.1/30 dev {cable}0"),
+                format!("link set {cable}0 up"),
+                format!("-n {name} addr add 10.213.{network}.2/30 dev {cable}1"),
+                format!("-n {name} link set {cable}1 up"),
+            ]);
+        }
+        if commands.iter().all(|command| ip(command)) {
+            return Some(island);
+        }
+        println!("no networks can be made here: skipped");
+        None
+    }
+
+    /// Pulls the cable to the database, or plugs it in again. Nobody is told.
+    fn plug(&self, is_in: bool) {
+        assert!(ip(&format!("link set nca0 {}", if is_in { "up" } else { "down" })), "the cable is there");
+    }
+}
+
+impl Drop for Island {
+    fn drop(&mut self) {
+        // Its cables go with it.
+        ip(&format!("netns delete {}", self.name));
+    }
+}
+
+fn ip(arguments: &str) -> bool {
+    let status = Command::new("ip").args(arguments.split(' ')).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+#[tokio::test]
+async fn connections_that_are_lost_without_a_word_are_given_up() {
+    let Some(island) = Island::raise() else { return };
+    let name = new_database().await;
+    let database = connect(&name).await;
+    let (proxy, url) = before(&name, Island::DATABASE).await;
+    let on_the_island = format!("exec ip netns exec {} \"$0\" serve;", island.name);
+    let settings = [("SERVER_HOST", Island::ISLAND), ("NEWCYCLE_AUTHENTICATION", "off")];
+    let server = Process::on(&url, &data_directory(&name), &on_the_island, &settings).await;
+    let load = Load::start(&Place::new(&server.api.url), 4).await;
+    load.goes_on(20).await;
+    let mut events = server.api.stream("/statistics/stream?resolution=minute", None).await;
+    until_told(&mut events, "live").await;
+    // Writers wait for an answer, which is lost, as is the news that the other end has forgotten them.
+    let mut holder = PgConnection::connect(&crate::harness::url(&name).await).await.expect("a connection");
+    holder.execute("begin; lock table transfers in access exclusive mode").await.expect("a lock");
+    eventually(|| async {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+        )
+        .fetch_one(&database.pool)
+        .await
+        .map_err(|error| error.to_string())?;
+        if waiting > 0 { Ok(()) } else { Err("nobody waits".to_owned()) }
+    })
+    .await;
+    island.plug(false);
+    proxy.forget().await;
+    until_told(&mut events, "stale").await;
+    holder.close().await.expect("it ends");
+    island.plug(true);
+    until_told(&mut events, "live").await;
+    // The writer that waited has another connection by now: whoever comes next is answered.
+    load.transfers_go_on(5).await;
+    load.settle(&database.pool).await;
+}

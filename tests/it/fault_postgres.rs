@@ -1,0 +1,184 @@
+//! Postgres ends, throws everybody out, and has no room or no time for anybody, under load.
+
+use std::process::{Command, Stdio};
+
+use reqwest::StatusCode;
+use rustix::process::Signal;
+use sqlx::{Connection, Executor, PgConnection, PgPool};
+use tempfile::TempDir;
+
+use crate::export_faults::{Chance, Process};
+use crate::harness::{connect, eventually, in_memory, new_database, url};
+use crate::load::{Load, Place};
+use crate::postgres::Postgres;
+
+#[tokio::test]
+async fn however_postgres_ends_what_was_acknowledged_is_there_and_the_server_goes_on() {
+    let mut postgres = Postgres::start().await;
+    let server = Process::on(&postgres.url(), &postgres.files(), "", &[]).await;
+    let load = Load::start(&Place::new(&server.api.url), 6).await;
+    let mut chance = Chance(61);
+    for signal in [Signal::INT, Signal::QUIT, Signal::KILL, Signal::QUIT, Signal::KILL] {
+        load.goes_on(20 + chance.below(80)).await;
+        postgres.end(signal).await;
+        postgres.start_again().await;
+    }
+    load.goes_on(50).await;
+    let pool = PgPool::connect(&postgres.url()).await.expect("it answers");
+    load.settle(&pool).await;
+}
+
+#[tokio::test]
+async fn backends_that_are_terminated_one_by_one_lose_nothing() {
+    let name = new_database().await;
+    let database = connect(&name).await;
+    let server = Process::start(&name, "", &[]).await;
+    let load = Load::start(&Place::new(&server.api.url), 6).await;
+    for _ in 0..60 {
+        load.goes_on(3).await;
+        // Writers', the pools', the listener's: whichever it is.
+        let terminated: i64 = sqlx::query_scalar(
+            "select count(pg_terminate_backend(pid)) from (
+                select pid from pg_stat_activity
+                where datname = current_database() and application_name like 'newcycle%' and pid <> pg_backend_pid()
+                order by random() limit 1
+            ) one",
+        )
+        .fetch_one(&database.pool)
+        .await
+        .expect("it is told");
+        assert!(terminated <= 1);
+    }
+    load.goes_on(50).await;
+    load.settle(&database.pool).await;
+}
+
+#[tokio::test]
+async fn that_others_have_all_connections_is_said_and_passes() {
+    let postgres = Postgres::start().await;
+    let server = Process::on(&postgres.url(), &postgres.files(), "", &[]).await;
+    let load = Load::start(&Place::new(&server.api.url), 4).await;
+    load.goes_on(20).await;
+    // What the server loses others have before it has it again.
+    let mut others = Vec::new();
+    loop {
+        while let Ok(connection) = PgConnection::connect(&postgres.url()).await {
+            others.push(connection);
+        }
+        let left: i64 = sqlx::query_scalar(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name like 'newcycle%'",
+        )
+        .fetch_one(others.last_mut().expect("there are some"))
+        .await
+        .expect("it is told");
+        if left == 0 {
+            break;
+        }
+    }
+    load.is_refused(4).await;
+    assert_eq!(server.api.get("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    drop(others);
+    server.api.until_ready().await;
+    load.goes_on(50).await;
+    let pool = PgPool::connect(&postgres.url()).await.expect("it answers");
+    load.settle(&pool).await;
+}
+
+/// A file system with room for so much, until this is dropped. Nothing where none can be made.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    #[expect(clippy::print_stdout, reason = "a skipped test says so")]
+    fn mount(megabytes: u32) -> Option<Self> {
+        let directory = tempfile::tempdir_in(in_memory()).expect("a directory");
+        let size = format!("size={megabytes}m");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "newcycle-test"])
+            .arg(directory.path())
+            .stderr(Stdio::null())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            Some(Self(directory))
+        } else {
+            println!("no file system can be mounted here: skipped");
+            None
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_writing_and_nothing_else_until_there_is_room() {
+    let Some(disk) = SmallDisk::mount(192) else { return };
+    let mut postgres = Postgres::start_in(disk.0.path()).await;
+    let server = Process::on(&postgres.url(), &postgres.files(), "", &[]).await;
+    let place = Place::new(&server.api.url);
+    let load = Load::start(&place, 4).await;
+    load.goes_on(50).await;
+    let filler = disk.0.path().join("filler");
+    let mut file = std::fs::File::create(&filler).expect("a file");
+    while std::io::Write::write_all(&mut file, &[0; 1 << 16]).is_ok() {}
+    // Postgres has some room in the files that it has; then it has none.
+    load.is_refused(20).await;
+    drop(file);
+    std::fs::remove_file(&filler).expect("it is removed");
+    // It may have ended by itself, for want of room to recover in.
+    loop {
+        tokio::select! {
+            () = server.api.until_ready() => break,
+            () = postgres.exited() => {}
+        }
+        postgres.start_again().await;
+    }
+    load.goes_on(50).await;
+    let pool = PgPool::connect(&postgres.url()).await.expect("it answers");
+    load.settle(&pool).await;
+}
+
+#[tokio::test]
+async fn a_lock_on_the_ledger_holds_writers_up_and_loses_nothing() {
+    let name = new_database().await;
+    let database = connect(&name).await;
+    let server = Process::start(&name, "", &[]).await;
+    let load = Load::start(&Place::new(&server.api.url), 6).await;
+    for table in ["transfers", "items", "users", "statistics.deltas"] {
+        load.goes_on(20).await;
+        let mut holder = PgConnection::connect(&url(&name).await).await.expect("a connection");
+        holder.execute("begin").await.expect("a transaction");
+        let lock = format!("lock table {table} in access exclusive mode");
+        holder.execute(sqlx::AssertSqlSafe(lock)).await.expect("a lock");
+        eventually(|| async {
+            let waiting: i64 = sqlx::query_scalar(
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+            )
+            .fetch_one(&database.pool)
+            .await
+            .map_err(|error| error.to_string())?;
+            if waiting > 0 { Ok(()) } else { Err("nobody waits".to_owned()) }
+        })
+        .await;
+        holder.close().await.expect("it ends");
+    }
+    load.goes_on(50).await;
+    load.settle(&database.pool).await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_idles_holds_nobody_up_and_is_counted_when_it_commits() {
+    let name = new_database().await;
+    let database = connect(&name).await;
+    let server = Process::start(&name, "", &[]).await;
+    let load = Load::start(&Place::new(&server.api.url), 4).await;
+    load.goes_on(20).await;
+    let mut idle = PgConnection::connect(&url(&name).await).await.expect("a connection");
+    idle.execute("begin; insert into base_items (description) values ('late')").await.expect("a transaction");
+    load.goes_on(200).await;
+    sqlx::query("select statistics.fold()").execute(&database.pool).await.expect("it folds");
+    idle.execute("commit").await.expect("it commits");
+    load.settle(&database.pool).await;
+}
