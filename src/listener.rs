@@ -6,6 +6,8 @@
 //! one notifies, so every piece of news is followed by a sweep at once. Both ways tell the same deltas, and the hub
 //! counts each once. So after a lost connection there is nothing special to do: listen again, sweep, go on.
 
+mod metrics;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use uuid::Uuid;
 use crate::hub::{Hub, Status};
 use crate::statistics::query::{self, Changes, Reading};
 use crate::statistics::{Delta, Metric, SeriesKey};
+pub use metrics::Metrics;
 
 /// How often the deltas that did not arrive are looked up: the longest that one can be missing.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,6 +41,9 @@ const READ_AGAIN_INTERVAL: Duration = Duration::from_secs(300);
 const PULSE_INTERVAL: Duration = Duration::from_secs(2);
 /// A connection on which our own notification has not come back for so long is as good as lost.
 const PULSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A notification to ourselves, and how full the queue is. While it has no room others keep quiet, too, and we are told nothing.
+const PULSE: &str = "
+    select pg_notification_queue_usage(), case when statistics.may_notify() then pg_notify($1, '')::text end is not null";
 /// Anything asked of Postgres that takes longer has failed.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The wait before the first attempt to reconnect; doubles each time, and a random part of it is taken.
@@ -68,11 +74,17 @@ enum ListenError {
 }
 
 /// Listens until the end, whatever happens to the connection meanwhile.
-pub async fn run(config: tokio_postgres::Config, pool: PgPool, hub: Arc<Hub>, shutdown: CancellationToken) {
+pub async fn run(
+    config: tokio_postgres::Config,
+    pool: PgPool,
+    hub: Arc<Hub>,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) {
     let mut backoff = SHORTEST_BACKOFF;
     loop {
         let started = Instant::now();
-        let listening = listen(&config, &pool, &hub);
+        let listening = listen(&config, &pool, &hub, &metrics);
         let Some(Err(error)) = shutdown.run_until_cancelled(listening).await else { return };
         hub.set_status(Status::Stale);
         if started.elapsed() > LONGEST_BACKOFF {
@@ -99,7 +111,12 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 /// One connection, from LISTEN to its loss.
-async fn listen(config: &tokio_postgres::Config, pool: &PgPool, hub: &Arc<Hub>) -> Result<(), ListenError> {
+async fn listen(
+    config: &tokio_postgres::Config,
+    pool: &PgPool,
+    hub: &Arc<Hub>,
+    metrics: &Metrics,
+) -> Result<(), ListenError> {
     let mut config = config.clone();
     // So that whoever looks at pg_stat_activity knows which connection this is.
     config.application_name("newcycle listener");
@@ -137,7 +154,7 @@ async fn listen(config: &tokio_postgres::Config, pool: &PgPool, hub: &Arc<Hub>) 
 
     let mut sweeps: JoinSet<Result<Changes, sqlx::Error>> = JoinSet::new();
     let mut readings = Readings::new(pool.clone(), Arc::clone(hub));
-    let mut pulses = JoinSet::new();
+    let mut pulses: JoinSet<Result<(f64, bool), tokio_postgres::Error>> = JoinSet::new();
     let mut sweep_ticks = interval(SWEEP_INTERVAL);
     let mut pulse_ticks = interval(PULSE_INTERVAL);
     let mut read_again_ticks = interval_at(tokio::time::Instant::now() + READ_AGAIN_INTERVAL, READ_AGAIN_INTERVAL);
@@ -146,6 +163,7 @@ async fn listen(config: &tokio_postgres::Config, pool: &PgPool, hub: &Arc<Hub>) 
     let mut follow_up: Option<tokio::time::Instant> = None;
     let mut pulse_arrived = false;
     let mut caught_up = false;
+    let mut is_quiet = false;
     loop {
         if sweep_due && sweeps.is_empty() && !hub.is_catching_up() {
             sweep_due = false;
@@ -207,11 +225,31 @@ async fn listen(config: &tokio_postgres::Config, pool: &PgPool, hub: &Arc<Hub>) 
                 None => {
                     pulse_sent = Some(Instant::now());
                     let (client, channel) = (Arc::clone(&client), own_channel.clone());
-                    pulses.spawn(async move { client.execute("select pg_notify($1, '')", &[&channel]).await });
+                    pulses.spawn(async move {
+                        let row = client.query_one(PULSE, &[&channel]).await?;
+                        Ok((row.try_get(0)?, row.try_get(1)?))
+                    });
                 }
             },
-            Some(sent) = pulses.join_next() => if let Ok(Err(error)) = sent {
-                return Err(ListenError::Lost(Some(error)));
+            Some(sent) = pulses.join_next() => match sent {
+                Ok(Ok((queue_usage, was_sent))) => {
+                    metrics.queue_usage.set(queue_usage);
+                    if was_sent {
+                        is_quiet = false;
+                    } else {
+                        // What is not sent does not arrive. Sweeps go on, so what streams show is a second old at most.
+                        pulse_sent = None;
+                        pulse_arrived = true;
+                        if !std::mem::replace(&mut is_quiet, true) {
+                            tracing::warn!(
+                                queue_usage,
+                                "the queue of notifications is filling up, so nothing is sent: a session that listens idles in a transaction"
+                            );
+                        }
+                    }
+                }
+                Ok(Err(error)) => return Err(ListenError::Lost(Some(error))),
+                Err(_panicked_or_cancelled) => {}
             },
         }
     }

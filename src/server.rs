@@ -71,7 +71,15 @@ pub async fn run(
     let own_stop = stop.clone();
     let shared_hub = Arc::clone(&hub);
     tasks.spawn(async move { shared_hub.run(own_stop).await });
-    tasks.spawn(listener::run(database.config.clone(), database.own_pool.clone(), Arc::clone(&hub), stop.clone()));
+    let mut registry = Registry::with_prefix("newcycle");
+    let listener_metrics = listener::Metrics::register(&mut registry);
+    tasks.spawn(listener::run(
+        database.config.clone(),
+        database.own_pool.clone(),
+        Arc::clone(&hub),
+        listener_metrics,
+        stop.clone(),
+    ));
     tasks.spawn(compactor::run(database.own_pool.clone(), stop.clone()));
     tasks.spawn(authority.clone().run(stop.clone()));
 
@@ -85,7 +93,6 @@ pub async fn run(
 
     // These write for requests and for streams, and end with the last of them.
     let mut writers = JoinSet::new();
-    let mut registry = Registry::with_prefix("newcycle");
     let writer = Writer::start(&database.pool, &writer::Metrics::register(&mut registry), &mut writers);
     let streams = Streams::new(database, bell, writer.clone(), settings.streams, &settings.data_dir, stop.clone())?;
     streams.start_tasks(&mut tasks);
