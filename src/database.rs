@@ -1,16 +1,18 @@
 //! Postgres: one that is given, or one of our own; the pool, and the schema.
 
 pub mod embedded;
+mod primary;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tokio_postgres::config::{Host, SslMode};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{PgConnection, PgPool};
+use tokio_postgres::config::Host;
 
 use crate::keep_alive::{self, KeepAlive};
 use embedded::{DATABASE, EmbeddedError, EmbeddedPostgres, Endpoint};
+pub use primary::{NoPrimary, Primary};
 
 /// The schema, as prose: see `migrations/`.
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
@@ -28,11 +30,11 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the database is.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DatabaseSettings {
-    /// Postgres to use, as postgres://user:password@host:port/database. Without it and without PGHOST, newcycle runs
-    /// one of its own in its data directory
+    /// Postgres to use, as postgres://user:password@host:port/database. Of several hosts, as host1:5432,host2:5432, the one
+    /// that takes writes is used. Without it and without PGHOST, newcycle runs one of its own in its data directory
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
     pub database_url: Option<String>,
-    /// Host of the Postgres to use, or the directory of its socket
+    /// Host of the Postgres to use, or the directory of its socket; several are separated by commas
     #[arg(long, env = "PGHOST", value_name = "HOST", global = true)]
     pub pghost: Option<String>,
     /// Port of the Postgres to use [default: 5432]; of newcycle's own one: any free port
@@ -69,16 +71,13 @@ pub enum DatabaseError {
     Embedded(#[from] EmbeddedError),
     /// It does not answer.
     #[error("cannot connect to Postgres")]
-    Connect(#[source] sqlx::Error),
+    Connect(#[source] NoPrimary),
     /// It is too old.
     #[error("this is PostgreSQL {found}; newcycle needs 15 or later")]
     TooOld {
         /// Its version.
         found: String,
     },
-    /// It takes no writes.
-    #[error("this Postgres is a standby, which takes no writes and delivers no notifications: connect to the primary")]
-    Standby,
     /// The schema could not be brought up to date.
     #[error("the schema could not be brought up to date")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -94,8 +93,8 @@ pub struct Database {
     pub pool: PgPool,
     /// A few more for what the server does of itself: however busy the others are, the statistics go on.
     pub own_pool: PgPool,
-    /// How to connect otherwise.
-    pub config: tokio_postgres::Config,
+    /// Where it is, and how to connect otherwise.
+    pub primary: Primary,
     /// How to reach our own Postgres, if it is ours.
     pub endpoint: Option<Endpoint>,
     embedded: Option<EmbeddedPostgres>,
@@ -139,37 +138,32 @@ impl Database {
         if config.get_application_name().is_none() {
             config.application_name("newcycle");
         }
-        config.connect_timeout(CONNECT_TIMEOUT);
-        let KeepAlive { idle, interval, retries, user_timeout } = KeepAlive::DATABASE;
-        config.keepalives_idle(idle).keepalives_interval(interval).keepalives_retries(retries);
-        config.tcp_user_timeout(user_timeout);
-        let port = config.get_ports().first().copied().unwrap_or(5432);
+        let primary = Primary::among(&config)?;
+        primary.find().await.map_err(DatabaseError::Connect)?;
+        let ports = primary.ports();
         let is_remote = config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)));
         let limits = |connections| {
+            let ports = ports.clone();
             PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT).after_connect(
-                move |_, _| {
-                    if is_remote && let Err(error) = keep_alive::watch_all(port, KeepAlive::DATABASE) {
+                move |connection, _| {
+                    if is_remote && let Err(error) = keep_alive::watch_all(&ports, KeepAlive::DATABASE) {
                         tracing::warn!(%error, "a connection to Postgres that dies in silence will not be noticed");
                     }
-                    Box::pin(async { Ok(()) })
+                    Box::pin(refuse_standbys(connection))
                 },
             )
         };
-        let options = pool_options(&config)?;
-        let own_pool = limits(OWN_CONNECTIONS).connect_lazy_with(options.clone());
-        let pool = limits(connections).connect_with(options).await.map_err(DatabaseError::Connect)?;
-        let (number, version, standby): (i32, String, bool) = sqlx::query_as(
-            "select current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery()",
-        )
-        .fetch_one(&pool)
-        .await?;
+        let own_pool = limits(OWN_CONNECTIONS).connect_lazy_with(primary.options().clone());
+        let pool = limits(connections).connect_with(primary.options().clone()).await?;
+        primary.lead([pool.clone(), own_pool.clone()]);
+        let (number, version): (i32, String) =
+            sqlx::query_as("select current_setting('server_version_num')::int, current_setting('server_version')")
+                .fetch_one(&pool)
+                .await?;
         if number < OLDEST_VERSION {
             return Err(DatabaseError::TooOld { found: version });
         }
-        if standby {
-            return Err(DatabaseError::Standby);
-        }
-        Ok(Self { pool, own_pool, config, endpoint: None, embedded: None })
+        Ok(Self { pool, own_pool, primary, endpoint: None, embedded: None })
     }
 
     /// Brings the schema up to date. Servers that do so at the same time take turns.
@@ -213,8 +207,10 @@ impl DatabaseSettings {
         }
         let Some(host) = self.pghost.as_deref().filter(|host| !host.is_empty()) else { return Ok(None) };
         let mut config = tokio_postgres::Config::new();
+        for host in host.split(',') {
+            config.host(host);
+        }
         config
-            .host(host)
             .port(self.pgport.unwrap_or(5432))
             .user(self.pguser.as_deref().unwrap_or("newcycle"))
             .dbname(self.pgdatabase.as_deref().unwrap_or("newcycle"));
@@ -225,33 +221,8 @@ impl DatabaseSettings {
     }
 }
 
-/// The same connection for the pool, which is of another library.
-fn pool_options(config: &tokio_postgres::Config) -> Result<PgConnectOptions, DatabaseError> {
-    let [host] = config.get_hosts() else {
-        return Err(DatabaseError::Unsupported("exactly one host must be given for the database"));
-    };
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err(DatabaseError::Unsupported(
-            "connections to Postgres are not encrypted yet: sslmode=require cannot be honoured",
-        ));
-    }
-    let mut options = PgConnectOptions::new_without_pgpass()
-        .port(config.get_ports().first().copied().unwrap_or(5432))
-        .application_name(config.get_application_name().unwrap_or("newcycle"))
-        // Statements here are small and many: compiling them costs more than it saves.
-        .options([("jit", "off"), ("timezone", "UTC")]);
-    options = match host {
-        Host::Tcp(name) => options.host(name),
-        Host::Unix(directory) => options.socket(directory),
-    };
-    if let Some(user) = config.get_user() {
-        options = options.username(user);
-    }
-    if let Some(password) = config.get_password() {
-        options = options.password(&String::from_utf8_lossy(password));
-    }
-    if let Some(database) = config.get_dbname() {
-        options = options.database(database);
-    }
-    Ok(options)
+/// A host that was the primary may be a standby when it comes back, with figures of an earlier moment.
+async fn refuse_standbys(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let is_standby: bool = sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(connection).await?;
+    if is_standby { Err(sqlx::Error::Protocol("this Postgres is a standby".to_owned())) } else { Ok(()) }
 }

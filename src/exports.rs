@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::database::Database;
+use crate::database::{Database, Primary};
 use crate::jobs::{self, Bell, Kind, Ringing};
 use crate::statistics::Resolution;
 
@@ -68,7 +68,7 @@ struct Inner {
     own_pool: PgPool,
     /// How to connect for reading the ledger: each running export has a connection of its own, as it is in a transaction
     /// for as long as it reads.
-    config: tokio_postgres::Config,
+    primary: Primary,
     bell: Bell,
     depot: Depot,
     settings: ExportSettings,
@@ -87,7 +87,7 @@ impl Exports {
         Self(Arc::new(Inner {
             pool: database.pool.clone(),
             own_pool: database.own_pool.clone(),
-            config: database.config.clone(),
+            primary: database.primary.clone(),
             bell,
             depot,
             settings,

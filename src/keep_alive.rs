@@ -53,10 +53,11 @@ impl KeepAlive {
     }
 }
 
-/// Has the kernel watch all connections of this process that lead to a port: those of libraries that have no setting for it
-/// (sqlx: transact-rs/sqlx#3540). One that leads to the same port of another host is watched, too, which does no harm.
+/// Has the kernel watch all connections of this process that lead to one of these ports: those of libraries that have no
+/// setting for it (sqlx: transact-rs/sqlx#3540). One that leads to the same port of another host is watched, too, which does no
+/// harm.
 #[cfg(target_os = "linux")]
-pub fn watch_all(port: u16, how: KeepAlive) -> io::Result<()> {
+pub fn watch_all(ports: &[u16], how: KeepAlive) -> io::Result<()> {
     use std::os::fd::{BorrowedFd, RawFd};
 
     for entry in std::fs::read_dir("/proc/self/fd")? {
@@ -67,7 +68,7 @@ pub fn watch_all(port: u16, how: KeepAlive) -> io::Result<()> {
         let socket = unsafe { BorrowedFd::borrow_raw(number) };
         let peer = rustix::net::getpeername(socket).ok().flatten();
         let peer = peer.and_then(|peer| std::net::SocketAddr::try_from(peer).ok());
-        if peer.is_some_and(|peer| peer.port() == port) && !sockopt::socket_keepalive(socket).unwrap_or(true) {
+        if peer.is_some_and(|peer| ports.contains(&peer.port())) && !sockopt::socket_keepalive(socket).unwrap_or(true) {
             how.watch(socket)?;
         }
     }
@@ -76,6 +77,6 @@ pub fn watch_all(port: u16, how: KeepAlive) -> io::Result<()> {
 
 /// Elsewhere there is no list of open files to look at.
 #[cfg(not(target_os = "linux"))]
-pub fn watch_all(_: u16, _: KeepAlive) -> io::Result<()> {
+pub fn watch_all(_: &[u16], _: KeepAlive) -> io::Result<()> {
     Ok(())
 }

@@ -24,6 +24,7 @@ use tokio_postgres::{AsyncMessage, NoTls, Notification};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::database::{NoPrimary, Primary};
 use crate::hub::{Hub, Status};
 use crate::statistics::query::{self, Changes, Reading};
 use crate::statistics::{Delta, Metric, SeriesKey};
@@ -58,6 +59,8 @@ const CONCURRENT_READINGS: usize = 2;
 /// Why the listener starts over.
 #[derive(Debug, thiserror::Error)]
 enum ListenError {
+    #[error("no host takes writes")]
+    NoPrimary(#[from] NoPrimary),
     #[error("cannot connect")]
     Connect(#[source] tokio_postgres::Error),
     #[error("the connection does not answer")]
@@ -74,17 +77,11 @@ enum ListenError {
 }
 
 /// Listens until the end, whatever happens to the connection meanwhile.
-pub async fn run(
-    config: tokio_postgres::Config,
-    pool: PgPool,
-    hub: Arc<Hub>,
-    metrics: Metrics,
-    shutdown: CancellationToken,
-) {
+pub async fn run(primary: Primary, pool: PgPool, hub: Arc<Hub>, metrics: Metrics, shutdown: CancellationToken) {
     let mut backoff = SHORTEST_BACKOFF;
     loop {
         let started = Instant::now();
-        let listening = listen(&config, &pool, &hub, &metrics);
+        let listening = listen(&primary, &pool, &hub, &metrics);
         let Some(Err(error)) = shutdown.run_until_cancelled(listening).await else { return };
         hub.set_status(Status::Stale);
         if started.elapsed() > LONGEST_BACKOFF {
@@ -111,13 +108,9 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 /// One connection, from LISTEN to its loss.
-async fn listen(
-    config: &tokio_postgres::Config,
-    pool: &PgPool,
-    hub: &Arc<Hub>,
-    metrics: &Metrics,
-) -> Result<(), ListenError> {
-    let mut config = config.clone();
+async fn listen(primary: &Primary, pool: &PgPool, hub: &Arc<Hub>, metrics: &Metrics) -> Result<(), ListenError> {
+    primary.follow().await?;
+    let mut config = primary.config().clone();
     // So that whoever looks at pg_stat_activity knows which connection this is.
     config.application_name("newcycle listener");
     let own_channel = format!("newcycle_pulse_{}", Uuid::new_v4().simple());

@@ -74,7 +74,7 @@ pub async fn run(
     let mut registry = Registry::with_prefix("newcycle");
     let listener_metrics = listener::Metrics::register(&mut registry);
     tasks.spawn(listener::run(
-        database.config.clone(),
+        database.primary.clone(),
         database.own_pool.clone(),
         Arc::clone(&hub),
         listener_metrics,
@@ -87,7 +87,7 @@ pub async fn run(
         tasks.spawn(tls.clone().follow(stop.clone()));
     }
     let bell = Bell::default();
-    tasks.spawn(bell.clone().run(database.own_pool.clone(), stop.clone()));
+    tasks.spawn(bell.clone().run(database.primary.clone(), database.own_pool.clone(), stop.clone()));
     let exports = Exports::new(database, bell.clone(), depot, settings.exports, stop.clone());
     exports.start(&mut tasks);
 
@@ -130,7 +130,7 @@ pub async fn work(
     let stop = shutdown.child_token();
     let mut tasks = JoinSet::new();
     let bell = Bell::default();
-    tasks.spawn(bell.clone().run(database.own_pool.clone(), stop.clone()));
+    tasks.spawn(bell.clone().run(database.primary.clone(), database.own_pool.clone(), stop.clone()));
     let mut writers = JoinSet::new();
     let metrics = writer::Metrics::register(&mut Registry::default());
     let writer = Writer::start(&database.pool, &metrics, &mut writers);

@@ -130,10 +130,10 @@ async fn make(
     halt: &CancellationToken,
 ) -> Result<Made, Stopped> {
     let halted = || Stopped::Halted(Halt::Stopped);
-    let Inner { config, depot, .. } = &*exports.0;
+    let Inner { primary, depot, .. } = &*exports.0;
     let order = export.order();
     let object = export.object.as_deref().unwrap_or_default();
-    let source = halt.run_until_cancelled(Source::open(config, &order)).await.ok_or_else(halted)?;
+    let source = halt.run_until_cancelled(Source::open(primary.config(), &order)).await.ok_or_else(halted)?;
     let source = source.map_err(Stopped::Failed)?;
     open(exports, lease, &source).await?;
     match making::make(&source, &order, depot, object, counts, halt).await {

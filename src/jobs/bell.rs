@@ -9,12 +9,23 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::database::{NoPrimary, Primary};
+
 /// What the triggers notify on.
 const CHANNEL: &str = "newcycle_jobs";
 /// Before the next attempt to listen. Everybody who waits for the bell looks now and then without it.
 const PAUSE: Duration = Duration::from_secs(1);
 /// So many rings are kept for a task that is busy. One that missed some is told that anything may have changed.
 const KEPT_RINGS: usize = 256;
+
+/// Why the bell cannot be heard.
+#[derive(Debug, thiserror::Error)]
+enum BellError {
+    #[error("no host takes writes")]
+    NoPrimary(#[from] NoPrimary),
+    #[error("the database cannot be listened to")]
+    Listen(#[from] sqlx::Error),
+}
 
 /// Rings when a job or what it is about has changed, on any server. A shared handle.
 #[derive(Clone, Debug)]
@@ -36,9 +47,9 @@ impl Bell {
     }
 
     /// Listens to the database until the end.
-    pub async fn run(self, pool: PgPool, stop: CancellationToken) {
+    pub async fn run(self, primary: Primary, pool: PgPool, stop: CancellationToken) {
         loop {
-            let listening = self.follow(&pool);
+            let listening = self.follow(&primary, &pool);
             let Some(Err(error)) = stop.run_until_cancelled(listening).await else { return };
             tracing::warn!(error = &error as &dyn std::error::Error, "the bell for jobs cannot be heard; trying again");
             if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
@@ -47,7 +58,8 @@ impl Bell {
         }
     }
 
-    async fn follow(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+    async fn follow(&self, primary: &Primary, pool: &PgPool) -> Result<(), BellError> {
+        primary.follow().await?;
         let mut listener = PgListener::connect_with(pool).await?;
         listener.listen(CHANNEL).await?;
         loop {

@@ -44,7 +44,7 @@ pub struct Changes {
 pub async fn read(pool: &PgPool, key: &SeriesKey, now: UnixMillis) -> Result<Reading, sqlx::Error> {
     // All statements of the transaction share one snapshot, which it also reports.
     let mut transaction = pool.begin_with("begin isolation level repeatable read read only").await?;
-    let row = sqlx::query("select epoch, pg_current_snapshot()::text as snapshot from statistics.state")
+    let row = sqlx::query("select statistics.history() as epoch, pg_current_snapshot()::text as snapshot")
         .fetch_one(&mut *transaction)
         .await?;
     let counts = counts(&mut transaction, key, now).await?;
@@ -55,7 +55,7 @@ pub async fn read(pool: &PgPool, key: &SeriesKey, now: UnixMillis) -> Result<Rea
 /// Where the database stands.
 pub async fn present(pool: &PgPool) -> Result<Changes, sqlx::Error> {
     let row = sqlx::query(
-        "select epoch, pg_current_snapshot()::text as snapshot, clock_timestamp() as now from statistics.state",
+        "select statistics.history() as epoch, pg_current_snapshot()::text as snapshot, clock_timestamp() as now",
     )
     .fetch_one(pool)
     .await?;
@@ -66,9 +66,9 @@ pub async fn present(pool: &PgPool) -> Result<Changes, sqlx::Error> {
 pub async fn changes_since(pool: &PgPool, position: &Position) -> Result<Changes, sqlx::Error> {
     let mut transaction = pool.begin_with("begin isolation level repeatable read read only").await?;
     let row = sqlx::query(
-        "select epoch, pg_current_snapshot()::text as snapshot, clock_timestamp() as now,
+        "select statistics.history() as epoch, pg_current_snapshot()::text as snapshot, clock_timestamp() as now,
             -- A snapshot from the future: of another cluster, or of a primary that lost its last transactions.
-            epoch = $1 and pruned_below <= pg_snapshot_xmin($2::pg_snapshot)
+            statistics.history() = $1 and pruned_below <= pg_snapshot_xmin($2::pg_snapshot)
                 and pg_snapshot_xmax($2::pg_snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) as known
         from statistics.state",
     )

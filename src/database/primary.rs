@@ -1,0 +1,229 @@
+//! Which host takes writes.
+//!
+//! Several hosts may be named, of which one is the primary and the others are standbys that may become it. tokio-postgres tries
+//! all of them for each connection; sqlx knows one host only. So the primary is looked for here, when the server starts and
+//! whenever the connection that listens is lost, and the pools are told where it is.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
+use tokio::time::timeout;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::{Config, NoTls};
+
+use super::{CONNECT_TIMEOUT, DatabaseError};
+use crate::keep_alive::KeepAlive;
+
+const DEFAULT_PORT: u16 = 5432;
+
+/// Follows the primary among the hosts that were named. A shared handle.
+#[derive(Clone, Debug)]
+pub struct Primary(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    hosts: Vec<Candidate>,
+    /// Which of them takes writes, as far as is known.
+    present: AtomicUsize,
+    /// Who has to be told.
+    pools: OnceLock<[PgPool; 2]>,
+}
+
+/// A host, and how to connect to it with either library.
+#[derive(Debug)]
+struct Candidate {
+    config: Config,
+    options: PgConnectOptions,
+}
+
+/// None of the hosts takes writes: why not, of each.
+#[derive(Debug)]
+pub struct NoPrimary(Vec<(String, Reason)>);
+
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error("it does not answer")]
+    Silent,
+    #[error("it is a standby, which takes no writes and delivers no notifications")]
+    Standby,
+    #[error(transparent)]
+    Failed(#[from] tokio_postgres::Error),
+}
+
+impl Primary {
+    /// The one of these hosts, which is not known yet.
+    pub(super) fn among(config: &Config) -> Result<Self, DatabaseError> {
+        if config.get_ssl_mode() == SslMode::Require {
+            return Err(DatabaseError::Unsupported(
+                "connections to Postgres are not encrypted yet: sslmode=require cannot be honoured",
+            ));
+        }
+        if config.get_hosts().is_empty() {
+            return Err(DatabaseError::Unsupported("a host must be given for the database"));
+        }
+        let ports = config.get_ports();
+        let hosts = config.get_hosts().iter().enumerate().map(|(number, host)| {
+            let port = ports.get(number).or(ports.first()).copied().unwrap_or(DEFAULT_PORT);
+            Candidate { config: config_for(config, host, port), options: options_for(config, host, port) }
+        });
+        let hosts = hosts.collect();
+        Ok(Self(Arc::new(Inner { hosts, present: AtomicUsize::new(0), pools: OnceLock::new() })))
+    }
+
+    /// How to connect to it, as far as is known.
+    pub fn config(&self) -> &Config {
+        &self.present().config
+    }
+
+    /// How pools connect to it, as far as is known.
+    pub(super) fn options(&self) -> &PgConnectOptions {
+        &self.present().options
+    }
+
+    /// The ports of all hosts.
+    pub(super) fn ports(&self) -> Vec<u16> {
+        self.0.hosts.iter().map(Candidate::port).collect()
+    }
+
+    /// Has these pools follow it, too.
+    pub(super) fn lead(&self, pools: [PgPool; 2]) {
+        // A database is opened once.
+        let _ = self.0.pools.set(pools);
+    }
+
+    /// Looks for it again, where there is a choice.
+    pub async fn follow(&self) -> Result<(), NoPrimary> {
+        if self.0.hosts.len() > 1 { self.find().await } else { Ok(()) }
+    }
+
+    /// Asks all hosts at once, and has the pools connect to the first that takes writes.
+    pub(super) async fn find(&self) -> Result<(), NoPrimary> {
+        let hosts = &self.0.hosts;
+        let ask = async |(number, host): (usize, &Candidate)| (number, host.takes_writes().await);
+        let mut asked: FuturesUnordered<_> = hosts.iter().enumerate().map(ask).collect();
+        let mut reasons = Vec::new();
+        while let Some((number, answer)) = asked.next().await {
+            match answer {
+                Ok(()) => {
+                    self.move_to(number);
+                    return Ok(());
+                }
+                Err(reason) => reasons.push((hosts[number].name(), reason)),
+            }
+        }
+        Err(NoPrimary(reasons))
+    }
+
+    fn move_to(&self, number: usize) {
+        let Inner { hosts, present, pools } = &*self.0;
+        if present.swap(number, Ordering::Relaxed) == number {
+            return;
+        }
+        let host = &hosts[number];
+        tracing::info!(host = host.name(), "this is the host that takes writes");
+        for pool in pools.get().into_iter().flatten() {
+            pool.set_connect_options(host.options.clone());
+        }
+    }
+
+    fn present(&self) -> &Candidate {
+        &self.0.hosts[self.0.present.load(Ordering::Relaxed)]
+    }
+}
+
+impl Candidate {
+    async fn takes_writes(&self) -> Result<(), Reason> {
+        let asking = async {
+            let (client, connection) = self.config.connect(NoTls).await?;
+            let question = client.query_one("select pg_is_in_recovery()", &[]);
+            tokio::select! {
+                row = question => if row?.try_get(0)? { Err(Reason::Standby) } else { Ok(()) },
+                ended = connection => Err(ended.err().map_or(Reason::Silent, Reason::Failed)),
+            }
+        };
+        timeout(CONNECT_TIMEOUT, asking).await.unwrap_or(Err(Reason::Silent))
+    }
+
+    fn port(&self) -> u16 {
+        self.options.get_port()
+    }
+
+    /// How people call it.
+    fn name(&self) -> String {
+        match self.config.get_hosts() {
+            [Host::Unix(directory), ..] => directory.display().to_string(),
+            _ => format!("{}:{}", self.options.get_host(), self.port()),
+        }
+    }
+}
+
+/// How to connect there.
+fn config_for(config: &Config, host: &Host, port: u16) -> Config {
+    let KeepAlive { idle, interval, retries, user_timeout } = KeepAlive::DATABASE;
+    let mut single = Config::new();
+    match host {
+        Host::Tcp(name) => single.host(name),
+        Host::Unix(directory) => single.host_path(directory),
+    };
+    single.port(port).ssl_mode(config.get_ssl_mode()).connect_timeout(CONNECT_TIMEOUT);
+    single.keepalives_idle(idle).keepalives_interval(interval).keepalives_retries(retries);
+    single.tcp_user_timeout(user_timeout);
+    if let Some(user) = config.get_user() {
+        single.user(user);
+    }
+    if let Some(password) = config.get_password() {
+        single.password(password);
+    }
+    if let Some(database) = config.get_dbname() {
+        single.dbname(database);
+    }
+    if let Some(name) = config.get_application_name() {
+        single.application_name(name);
+    }
+    single
+}
+
+/// How a pool connects there.
+fn options_for(config: &Config, host: &Host, port: u16) -> PgConnectOptions {
+    let mut options = PgConnectOptions::new_without_pgpass()
+        .port(port)
+        .application_name(config.get_application_name().unwrap_or("newcycle"))
+        // Statements here are small and many: compiling them costs more than it saves.
+        .options([("jit", "off"), ("timezone", "UTC")]);
+    options = match host {
+        Host::Tcp(name) => options.host(name),
+        Host::Unix(directory) => options.socket(directory),
+    };
+    if let Some(user) = config.get_user() {
+        options = options.username(user);
+    }
+    if let Some(password) = config.get_password() {
+        options = options.password(&String::from_utf8_lossy(password));
+    }
+    if let Some(database) = config.get_dbname() {
+        options = options.database(database);
+    }
+    options
+}
+
+impl fmt::Display for NoPrimary {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (host, reason)) in self.0.iter().enumerate() {
+            let separator = if number == 0 { "" } else { "; " };
+            write!(formatter, "{separator}{host}: {reason}")?;
+            let mut cause = std::error::Error::source(reason);
+            while let Some(error) = cause {
+                write!(formatter, ": {error}")?;
+                cause = error.source();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for NoPrimary {}
