@@ -32,13 +32,12 @@ impl KeepAlive {
         retries: 3,
         user_timeout: Duration::from_secs(30),
     };
-    /// Of connections of clients. A tab that is frozen for longer than this asks again when it wakes up.
-    pub const CLIENT: Self = Self {
-        idle: Duration::from_secs(60),
-        interval: Duration::from_secs(10),
-        retries: 3,
-        user_timeout: Duration::from_secs(120),
-    };
+
+    /// Gives up within about so long: the kernel counts in whole seconds.
+    pub fn within(limit: Duration) -> Self {
+        let interval = (limit / 8).max(Duration::from_secs(1));
+        Self { idle: (limit / 2).max(Duration::from_secs(1)), interval, retries: 3, user_timeout: limit }
+    }
 
     /// Has the kernel watch a connection.
     pub fn watch(&self, socket: impl AsFd) -> io::Result<()> {

@@ -74,6 +74,7 @@ pub struct Connections {
     tls: Option<TlsAcceptor>,
     header_timeout: Duration,
     body_timeout: Duration,
+    keep_alive: KeepAlive,
     places: Arc<Places>,
     refusals: Arc<Semaphore>,
     stop: CancellationToken,
@@ -87,6 +88,7 @@ impl Connections {
             tls: tls.map(Tls::acceptor),
             header_timeout: settings.header_timeout,
             body_timeout: settings.body_timeout,
+            keep_alive: KeepAlive::within(settings.client_timeout),
             places: Arc::new(Places::new(settings)),
             refusals: Arc::new(Semaphore::new(REFUSED_AT_ONCE)),
             stop,
@@ -97,7 +99,7 @@ impl Connections {
     fn receive(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr, tasks: &TaskTracker) {
         // Messages are small and written whole: waiting for more to fill a packet would only delay them.
         let _ = socket.set_nodelay(true);
-        let _ = KeepAlive::CLIENT.watch(&socket);
+        let _ = self.keep_alive.watch(&socket);
         match self.places.take(peer.ip()) {
             Err(full) => self.refuse(socket, full, tasks),
             Ok(place) => {

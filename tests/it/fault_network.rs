@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use reqwest::StatusCode;
@@ -14,7 +15,7 @@ use crate::load::{Load, Place};
 use crate::proxy::{Network, Proxy};
 
 /// A network before a database, at an address of this machine; and the database's URL through it.
-async fn before(name: &str, host: &str) -> (Proxy, String) {
+pub async fn before(name: &str, host: &str) -> (Proxy, String) {
     let url = url(name).await;
     let target = url.rsplit_once('@').and_then(|(_, rest)| rest.split_once('/')).expect("a URL").0;
     let proxy = Proxy::before(target.parse::<SocketAddr>().expect("an address"), host).await;
@@ -54,27 +55,26 @@ async fn a_network_that_is_cut_slow_or_silent_is_noticed_and_healed_without_a_re
 }
 
 /// A machine of its own, as far as the network goes, on two cables: one to the database, one to everybody else.
-struct Island {
-    name: String,
+pub struct Island {
+    number: u8,
 }
 
 impl Island {
-    const DATABASE: &str = "10.213.77.1";
-    const ISLAND: &str = "10.213.78.2";
-
     /// Nothing where networks cannot be made.
     #[expect(clippy::print_stdout, reason = "a skipped test says so")]
-    fn raise() -> Option<Self> {
-        let island = Self { name: format!("newcycle{}", std::process::id()) };
-        let name = &island.name;
+    pub fn raise() -> Option<Self> {
+        static RAISED: AtomicU8 = AtomicU8::new(0);
+        let island = Self { number: RAISED.fetch_add(1, Ordering::Relaxed) };
+        let name = island.name();
         let mut commands = vec![format!("netns add {name}"), format!("-n {name} link set lo up")];
-        for (cable, network) in [("nca", 77), ("ncb", 78)] {
+        for cable in [Cable::Database, Cable::Clients] {
+            let (here, there) = (island.end(cable, 0), island.end(cable, 1));
             commands.extend([
-                format!("link add {cable}0 type veth peer name {cable}1 netns {name}"),
-                format!("addr add 10.213.{network}.1/30 dev {cable}0"),
-                format!("link set {cable}0 up"),
-                format!("-n {name} addr add 10.213.{network}.2/30 dev {cable}1"),
-                format!("-n {name} link set {cable}1 up"),
+                format!("link add {here} type veth peer name {there} netns {name}"),
+                format!("addr add {}/30 dev {here}", island.address(cable, 1)),
+                format!("link set {here} up"),
+                format!("-n {name} addr add {}/30 dev {there}", island.address(cable, 2)),
+                format!("-n {name} link set {there} up"),
             ]);
         }
         if commands.iter().all(|command| ip(command)) {
@@ -84,16 +84,51 @@ impl Island {
         None
     }
 
-    /// Pulls the cable to the database, or plugs it in again. Nobody is told.
-    fn plug(&self, is_in: bool) {
-        assert!(ip(&format!("link set nca0 {}", if is_in { "up" } else { "down" })), "the cable is there");
+    fn name(&self) -> String {
+        format!("newcycle{}-{}", std::process::id(), self.number)
     }
+
+    /// Names have fifteen letters at most.
+    fn end(&self, cable: Cable, end: u8) -> String {
+        format!("nc{}{}{}{end}", std::process::id(), char::from(b'a' + self.number), cable as u8)
+    }
+
+    fn address(&self, cable: Cable, end: u8) -> String {
+        format!("10.213.{}.{end}", 2 * self.number + cable as u8)
+    }
+
+    /// Where those on the island find the database.
+    pub fn database(&self) -> String {
+        self.address(Cable::Database, 1)
+    }
+
+    /// Where others find the island.
+    pub fn host(&self) -> String {
+        self.address(Cable::Clients, 2)
+    }
+
+    /// What makes a shell's command one of the island.
+    pub fn on_it(&self) -> String {
+        format!("ip netns exec {}", self.name())
+    }
+
+    /// Pulls a cable, or plugs it in again. Nobody is told.
+    pub fn plug(&self, cable: Cable, is_in: bool) {
+        let state = if is_in { "up" } else { "down" };
+        assert!(ip(&format!("link set {} {state}", self.end(cable, 0))), "the cable is there");
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Cable {
+    Database,
+    Clients,
 }
 
 impl Drop for Island {
     fn drop(&mut self) {
         // Its cables go with it.
-        ip(&format!("netns delete {}", self.name));
+        ip(&format!("netns delete {}", self.name()));
     }
 }
 
@@ -107,9 +142,10 @@ async fn connections_that_are_lost_without_a_word_are_given_up() {
     let Some(island) = Island::raise() else { return };
     let name = new_database().await;
     let database = connect(&name).await;
-    let (proxy, url) = before(&name, Island::DATABASE).await;
-    let on_the_island = format!("exec ip netns exec {} \"$0\" serve;", island.name);
-    let settings = [("SERVER_HOST", Island::ISLAND), ("NEWCYCLE_AUTHENTICATION", "off")];
+    let (proxy, url) = before(&name, &island.database()).await;
+    let on_the_island = format!("exec {} \"$0\" serve;", island.on_it());
+    let host = island.host();
+    let settings = [("SERVER_HOST", host.as_str()), ("NEWCYCLE_AUTHENTICATION", "off")];
     let server = Process::on(&url, &data_directory(&name), &on_the_island, &settings).await;
     let load = Load::start(&Place::new(&server.api.url), 4).await;
     load.goes_on(20).await;
@@ -128,11 +164,11 @@ async fn connections_that_are_lost_without_a_word_are_given_up() {
         if waiting > 0 { Ok(()) } else { Err("nobody waits".to_owned()) }
     })
     .await;
-    island.plug(false);
+    island.plug(Cable::Database, false);
     proxy.forget().await;
     until_told(&mut events, "stale").await;
     holder.close().await.expect("it ends");
-    island.plug(true);
+    island.plug(Cable::Database, true);
     until_told(&mut events, "live").await;
     // The writer that waited has another connection by now: whoever comes next is answered.
     load.transfers_go_on(5).await;

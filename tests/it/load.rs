@@ -63,6 +63,7 @@ pub struct Attempt {
 pub struct Load {
     stop: CancellationToken,
     writers: JoinSet<Vec<Attempt>>,
+    others: Vec<Attempt>,
     readers: JoinSet<()>,
     views: Vec<(&'static str, Arc<Mutex<View>>)>,
     acknowledged: Arc<AtomicU64>,
@@ -83,6 +84,7 @@ impl Load {
         let mut load = Self {
             stop: CancellationToken::new(),
             writers: JoinSet::new(),
+            others: Vec::new(),
             readers: JoinSet::new(),
             views: Vec::new(),
             acknowledged: Arc::default(),
@@ -119,6 +121,12 @@ impl Load {
         load
     }
 
+    /// Users whom somebody else inserts, by a statement that returns their ids.
+    pub async fn users(&mut self, pool: &PgPool, statement: &'static str) {
+        let ids = sqlx::query_scalar(statement).fetch_all(pool).await.expect("users");
+        self.others.push(Attempt { table: "users", ids, outcome: Outcome::Acknowledged });
+    }
+
     /// Waits until so many more requests were acknowledged.
     pub async fn goes_on(&self, requests: u64) {
         grows(&self.acknowledged, requests).await;
@@ -137,7 +145,7 @@ impl Load {
     /// Has all writers end; what they wrote.
     pub async fn stop(&mut self) -> Vec<Attempt> {
         self.stop.cancel();
-        let mut attempts = Vec::new();
+        let mut attempts = std::mem::take(&mut self.others);
         while let Some(of_one) = timeout(PATIENCE, self.writers.join_next()).await.expect("writers end") {
             attempts.extend(of_one.expect("no panic"));
         }

@@ -23,6 +23,7 @@ mod fault_clients;
 mod fault_failover;
 mod fault_network;
 mod fault_postgres;
+mod fault_readers;
 mod fault_server;
 mod guard;
 mod harness;

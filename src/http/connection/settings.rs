@@ -11,6 +11,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A body of which nothing comes for so long will not go on; others wait for the connection to Postgres that a bulk
 /// request holds. The answer is 408 then.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client that takes nothing for so long is gone, or a tab that is frozen and asks again when it wakes up.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Nobody waits longer than this for the rest of a request.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// At most so many connections, unless said otherwise: twice as many dashboards as the benchmark has, which is known to
@@ -31,6 +33,10 @@ pub struct ConnectionSettings {
     /// How long the next piece of a request's body may take to come
     #[arg(long, env = "NEWCYCLE_BODY_TIMEOUT", value_name = "SECONDS", default_value = "30", value_parser = timeout)]
     pub body_timeout: Duration,
+    /// How long a client may take nothing of what it is sent, or not answer when its system is asked whether it is there,
+    /// until its connection is given up
+    #[arg(long, env = "NEWCYCLE_CLIENT_TIMEOUT", value_name = "SECONDS", default_value = "120", value_parser = timeout)]
+    pub client_timeout: Duration,
     /// How many connections may be open, streams included; by default 20000, or as many as the limit of open files
     /// (ulimit -Hn) leaves room for. One more is answered 503
     #[arg(long, env = "NEWCYCLE_MAX_CONNECTIONS", value_name = "NUMBER")]
@@ -46,6 +52,7 @@ impl Default for ConnectionSettings {
         Self {
             header_timeout: HEADER_TIMEOUT,
             body_timeout: BODY_TIMEOUT,
+            client_timeout: CLIENT_TIMEOUT,
             max_connections: None,
             max_connections_per_address: None,
         }
