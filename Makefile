@@ -51,6 +51,7 @@ docs: have-cargo ## do the docs build, with all their links?
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 
 test-rust: have-cargo postgres dashboard ## unit and integration tests, on a real Postgres
+	@scripts/test-tools.sh
 	cargo test --locked
 
 test-dashboard: dashboard/node_modules/.package-lock.json ## the dashboard's types, lint and unit tests

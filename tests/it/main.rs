@@ -20,6 +20,7 @@ mod export_files;
 mod export_store;
 mod exports;
 mod fault_clients;
+mod fault_clocks;
 mod fault_failover;
 mod fault_network;
 mod fault_postgres;

@@ -1,6 +1,8 @@
 //! A Postgres of the test's own, which can be ended in every way, and started again.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,10 +10,13 @@ use newcycle::database::embedded::{DATABASE, EmbeddedPostgres, Settings, USER};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::fault_clocks::Clock;
 use crate::harness::in_memory;
 
 pub struct Postgres {
     directory: TempDir,
+    /// Its programs, if not those that are found.
+    programs: Option<PathBuf>,
     running: Option<EmbeddedPostgres>,
 }
 
@@ -23,7 +28,7 @@ impl Postgres {
     /// With its files in a directory of its own there.
     pub async fn start_in(place: &Path) -> Self {
         let directory = tempfile::tempdir_in(place).expect("a directory");
-        let mut postgres = Self { directory, running: None };
+        let mut postgres = Self { directory, programs: None, running: None };
         postgres.start_again().await;
         postgres
     }
@@ -47,15 +52,37 @@ impl Postgres {
         );
         std::fs::write(cluster.join("postgresql.auto.conf"), settings).expect("its settings");
         std::fs::write(cluster.join("standby.signal"), "").expect("a file");
-        let mut standby = Self { directory, running: None };
+        let mut standby = Self { directory, programs: None, running: None };
         standby.start_again().await;
         standby
+    }
+
+    /// Starts it again, by another clock.
+    pub async fn go_by(&mut self, clock: &Clock) {
+        let started = std::fs::read_to_string(self.directory.path().join("cluster/postmaster.opts")).expect("its file");
+        let program = PathBuf::from(started.split_whitespace().next().expect("its program"));
+        self.end(Signal::INT).await;
+        let programs = self.directory.path().join("programs");
+        std::fs::create_dir(&programs).expect("a directory");
+        symlink(program.with_file_name("initdb"), programs.join("initdb")).expect("a link");
+        let environment: String =
+            clock.environment().iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
+        let script = format!("#!/bin/sh\n{environment}exec '{}' \"$@\"\n", program.display());
+        std::fs::write(programs.join("postgres"), script).expect("a program");
+        // Whoever runs Postgres is somebody else than who runs tests, if that is root.
+        for path in [self.directory.path(), &programs, &programs.join("postgres"), clock.directory()] {
+            std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("it is open");
+        }
+        self.programs = Some(programs);
+        self.start_again().await;
     }
 
     /// Starts it again, at the same address.
     pub async fn start_again(&mut self) {
         self.running = None;
-        let running = EmbeddedPostgres::start(Settings::new(self.directory.path())).await.expect("it starts");
+        let mut settings = Settings::new(self.directory.path());
+        settings.binaries = self.programs.clone().or(settings.binaries);
+        let running = EmbeddedPostgres::start(settings).await.expect("it starts");
         self.running = Some(running);
     }
 
