@@ -1,7 +1,7 @@
 # What people and CI run. Targets with a comment after ## are listed by `make help`.
 
 .PHONY: help run demo postgres dashboard test format lint docs test-rust test-dashboard test-browser \
-	bench bench-dashboard screenshots have-cargo have-node
+	bench bench-dashboard soak screenshots have-cargo have-node
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -76,6 +76,13 @@ bench-dashboard: have-cargo postgres dashboard ## measure the page, cold and ope
 	cargo build --locked --release
 	@$(if $(HOURS),HOURS=$(HOURS)) NEWCYCLE_BINARY=$${CARGO_TARGET_DIR:-target}/release/newcycle \
 		scripts/browser-tests.sh --config bench.config.ts
+
+# `make soak MINUTES=5` to try it: the report is target/soak.md then.
+soak: have-cargo postgres dashboard ## break everything again and again for an hour, and report: docs/soak.md
+	cargo build --locked --release
+	@NEWCYCLE_BINARY=$$(realpath $${CARGO_TARGET_DIR:-target}/release/newcycle) SOAK_MINUTES=$(MINUTES) \
+		cargo test --locked --test it -- --ignored --exact --nocapture \
+		soak::for_an_hour_nothing_is_lost_nothing_is_doubled_and_memory_is_flat
 
 # What cannot be fetched for you
 

@@ -278,8 +278,11 @@ impl Process {
 
     /// On a database anywhere, with its files there.
     pub async fn on(url: &str, files: &Path, commands: &str, settings: &[(&str, &str)]) -> Self {
+        // A soak is of the program as it is released.
+        let binary = std::env::var("NEWCYCLE_BINARY");
+        let binary = binary.as_deref().unwrap_or(env!("CARGO_BIN_EXE_newcycle"));
         let mut child = Command::new("sh")
-            .args(["-c", &format!("{commands} exec \"$0\" serve"), env!("CARGO_BIN_EXE_newcycle")])
+            .args(["-c", &format!("{commands} exec \"$0\" serve"), binary])
             .env("DATABASE_URL", url)
             .env("SERVER_PORT", "0")
             .env("NEWCYCLE_EXPORT_STORE", files.join("exports"))

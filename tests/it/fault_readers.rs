@@ -21,7 +21,7 @@ const ARRAY: &str = "/statistics/user-creation/millisecond?limit=10000";
 /// As little as the kernel lets a reader take.
 const RECEIVED: u32 = 4_096;
 
-fn server_of(url: &str) -> std::net::SocketAddr {
+pub fn server_of(url: &str) -> std::net::SocketAddr {
     url.trim_start_matches("http://").parse().expect("an address")
 }
 
@@ -38,7 +38,7 @@ fn unsent(server: std::net::SocketAddr) -> HashMap<u16, u64> {
         .collect()
 }
 
-async fn one_who_asks_and_reads_nothing(server: std::net::SocketAddr) -> TcpStream {
+pub async fn one_who_asks_and_reads_nothing(server: std::net::SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(RECEIVED).expect("a small one");
     let mut connection = socket.connect(server).await.expect("a connection");

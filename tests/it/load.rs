@@ -72,8 +72,24 @@ pub struct Load {
     cut: Arc<Mutex<Vec<String>>>,
 }
 
+/// Who writes and reads.
+pub struct Plan {
+    pub writers: u64,
+    /// Of each, between two requests.
+    pub pause: Duration,
+    /// There is a reader for each.
+    pub resolutions: &'static [&'static str],
+}
+
 /// What came of it.
 pub struct Tally {
+    /// Requests that were acknowledged.
+    pub acknowledged: usize,
+    /// Requests of which nobody knew what became of them.
+    pub unknown: usize,
+    /// Rows in the ledger.
+    pub rows: usize,
+    pub readers: usize,
     /// What clients saw whose connection was cut after it had been made, and before it was answered.
     pub cut: Vec<String>,
 }
@@ -81,6 +97,11 @@ pub struct Tally {
 impl Load {
     /// So many writers, and a reader for each resolution.
     pub async fn start(place: &Place, writers: u64) -> Self {
+        let resolutions = &["second", "minute", "day", "year"];
+        Self::planned(place, &Plan { writers, pause: Duration::ZERO, resolutions }).await
+    }
+
+    pub async fn planned(place: &Place, plan: &Plan) -> Self {
         let mut load = Self {
             stop: CancellationToken::new(),
             writers: JoinSet::new(),
@@ -96,9 +117,10 @@ impl Load {
         let client = Client::new();
         let created = client.post(place.url("/base-items")).json(&json!({"id": base_item, "description": "thing"}));
         assert_eq!(created.send().await.expect("an answer").status(), StatusCode::CREATED);
-        for number in 0..writers {
+        for number in 0..plan.writers {
             let writer = Writer {
                 place: place.clone(),
+                pause: plan.pause,
                 // Each request by a connection of its own: so it is known which of them were answered.
                 client: Client::builder().timeout(TIMEOUT).pool_max_idle_per_host(0).build().expect("a client"),
                 chance: Chance(number),
@@ -113,12 +135,17 @@ impl Load {
             };
             load.writers.spawn(writer.run());
         }
-        for resolution in ["second", "minute", "day", "year"] {
-            let view = Arc::new(Mutex::new(View::default()));
-            load.readers.spawn(read(place.clone(), resolution, Arc::clone(&view)));
-            load.views.push((resolution, view));
-        }
+        load.read_at(place, plan);
         load
+    }
+
+    /// Readers there, too.
+    pub fn read_at(&mut self, place: &Place, plan: &Plan) {
+        for resolution in plan.resolutions {
+            let view = Arc::new(Mutex::new(View::default()));
+            self.readers.spawn(read(place.clone(), resolution, Arc::clone(&view)));
+            self.views.push((resolution, view));
+        }
     }
 
     /// Users whom somebody else inserts, by a statement that returns their ids.
@@ -155,10 +182,12 @@ impl Load {
     /// Ends it, when everything is whole again, and compares.
     pub async fn settle(mut self, pool: &PgPool) -> Tally {
         let attempts = self.stop().await;
+        let mut rows = 0;
         for table in ["users", "items", "transfers"] {
             let statement = format!("select id from {table}");
             let ids: Vec<Uuid> =
                 sqlx::query_scalar(sqlx::AssertSqlSafe(statement)).fetch_all(pool).await.expect("the ledger");
+            rows += ids.len();
             compare(table, &attempts, &ids.into_iter().collect());
         }
         let differences: i64 = sqlx::query_scalar("select count(*) from statistics.differences()")
@@ -170,7 +199,14 @@ impl Load {
         // Whatever might still be on its way, and be counted twice, comes before one more event.
         sqlx::query("insert into users default values").execute(pool).await.expect("a fence");
         self.converges(pool).await;
-        Tally { cut: self.cut.lock().expect("it").clone() }
+        let acknowledged = attempts.iter().filter(|attempt| attempt.outcome == Outcome::Acknowledged).count();
+        Tally {
+            acknowledged,
+            unknown: attempts.len() - acknowledged,
+            rows,
+            readers: self.views.len(),
+            cut: self.cut.lock().expect("it").clone(),
+        }
     }
 
     /// Every reader sees what the ledger has.
@@ -213,6 +249,7 @@ fn compare(table: &str, attempts: &[Attempt], there: &HashSet<Uuid>) {
 
 struct Writer {
     place: Place,
+    pause: Duration,
     client: Client,
     chance: Chance,
     stop: CancellationToken,
@@ -248,6 +285,7 @@ impl Writer {
                 }
             }
             attempts.push(Attempt { table, ids, outcome });
+            sleep(self.pause).await;
         }
         attempts
     }

@@ -47,6 +47,7 @@ mod service;
 mod sessions;
 mod shares;
 mod smoke;
+mod soak;
 mod source;
 mod stream_clock;
 mod stream_faults;
