@@ -114,7 +114,7 @@ impl App {
     pub fn new(parts: Parts, settings: Settings, mut registry: Registry) -> Self {
         let Parts { pool, hub, writer, exports, streams, authority } = parts;
         metrics::register(&mut registry, Arc::clone(&hub), writer.clone());
-        let guard = Guard::new(authority.clone(), settings.rates, &mut registry);
+        let guard = Guard::new(authority.clone(), settings.rates, pool.clone(), &mut registry);
         Self {
             turns: records::Turns::new(&pool, settings.limits.max_body_bytes),
             pool,

@@ -135,8 +135,10 @@ pub trait Record: Clone + Serialize + for<'r> FromRow<'r, PgRow> + Send + Sync +
     const TABLE: &'static str;
     /// What it refers to.
     const PARENTS: &'static [Parent];
-    /// Inserts those whose ids are not taken, and returns them; binds as [`NewRecord::bind`] does.
+    /// Inserts those whose ids are not taken, and returns them; binds as [`NewRecord::bind`] does, the ids first.
     const INSERT: &'static str;
+    /// How many arrays that binds.
+    const COLUMNS: usize;
     /// Gets those with the ids in the array $1.
     const GET: &'static str;
     /// Lists those before ($1, $2), newest first, at most $3.

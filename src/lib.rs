@@ -4,6 +4,7 @@
 //!
 //! - [`statistics`]: what is counted, buckets in time zones, positions in the stream of changes, and the queries;
 //! - [`hub`]: live series in memory, joined to the changes by snapshots, and their subscribers;
+//! - [`audit`]: who wrote what through which key;
 //! - [`ledger`]: base items, users, items and transfers in Postgres, inserted one by one or in bulk;
 //! - [`database`]: the connection, the schema, and a Postgres of our own where none is given;
 //! - [`auth`]: who a caller is, and what they may do;
@@ -17,6 +18,7 @@
 //! Start reading at [`server::run`], then follow a transfer through `migrations/0002_statistics.sql`, [`listener`] and
 //! [`hub`]. ARCHITECTURE.md has the reasons.
 
+pub mod audit;
 pub mod auth;
 pub mod command;
 pub mod database;

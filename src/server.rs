@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{self, AuditSettings};
 use crate::auth::Authority;
 use crate::database::Database;
 use crate::exports::{Depot, ExportSettings, Exports};
@@ -50,6 +51,8 @@ pub struct Settings {
     pub connections: ConnectionSettings,
     /// How exports are made and kept.
     pub exports: ExportSettings,
+    /// How long it is remembered who wrote what.
+    pub audit: AuditSettings,
     /// How data streams are fetched and kept.
     pub streams: StreamSettings,
     /// Where keys of our own are kept.
@@ -82,6 +85,7 @@ pub async fn run(
     ));
     tasks.spawn(compactor::run(database.own_pool.clone(), stop.clone()));
     tasks.spawn(authority.clone().run(stop.clone()));
+    tasks.spawn(audit::run(database.own_pool.clone(), settings.audit, stop.clone()));
 
     if let Some(tls) = &settings.tls {
         tasks.spawn(tls.clone().follow(stop.clone()));

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::Scopes;
+use crate::audit::Author;
 
 /// Whoever sent a request, and what they may do.
 #[derive(Clone, Debug)]
@@ -44,4 +45,15 @@ pub enum IdentityKind {
     Session,
     /// With a token of an identity provider.
     Token,
+}
+
+impl From<&Identity> for Author {
+    fn from(identity: &Identity) -> Self {
+        let through = match identity.kind {
+            IdentityKind::Key => "key",
+            IdentityKind::Session => "session",
+            IdentityKind::Token => "token",
+        };
+        Self { id: Arc::clone(&identity.id), name: Arc::clone(&identity.name), through }
+    }
 }

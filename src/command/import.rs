@@ -207,7 +207,7 @@ impl Summary {
             };
             let mut progress = Progress::begin(format!("{name} from {file}"), source.bytes, template);
             let (read, begin) = (Arc::clone(&source.read), Instant::now());
-            let loaded = bulk::load::<R, _>(connection, source.lines(), |rows| {
+            let loaded = bulk::load::<R, _>(connection, source.lines(), None, |rows| {
                 progress.show(read.load(Ordering::Relaxed), || {
                     format!("{} rows, {} rows/s", HumanCount(rows), rate(rows, begin.elapsed()))
                 });

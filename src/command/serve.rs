@@ -7,6 +7,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use super::{CommandError, cancel_on_signal, print};
+use crate::audit::AuditSettings;
 use crate::auth::{AuthSettings, Authority};
 use crate::database::{Database, DatabaseSettings};
 use crate::exports::{Depot, ExportSettings};
@@ -34,6 +35,8 @@ pub struct ServeSettings {
     #[command(flatten, next_help_heading = "Access")]
     auth: AuthSettings,
     #[command(flatten, next_help_heading = "Access")]
+    audit: AuditSettings,
+    #[command(flatten, next_help_heading = "Access")]
     cors: CorsSettings,
     #[command(flatten, next_help_heading = "Limits")]
     rates: RateSettings,
@@ -55,6 +58,7 @@ pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) ->
     let server_settings = server::Settings {
         tls: settings.tls.load()?,
         connections: settings.connections,
+        audit: settings.audit,
         exports: settings.exports,
         streams: settings.streams,
         data_dir: database.data_dir.clone(),

@@ -13,8 +13,8 @@ use super::document::{CreateProblems, LookupProblems, OneOrMany, QueryProblems};
 use super::extract::{Path, Query};
 use super::guard::{Allowed, LedgerRead, LedgerWrite};
 use super::problem::Problem;
-use super::records::{self, Accepted, CreateQuery, ListQuery, Turns};
-use crate::ledger::{self, BaseItem, NewBaseItem, Page, Writer};
+use super::records::{self, Accepted, CreateQuery, ListQuery, Turns, WriterFor};
+use crate::ledger::{self, BaseItem, NewBaseItem, Page};
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get))
@@ -35,7 +35,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 async fn create(
     _: Allowed<LedgerWrite>,
     State(pool): State<PgPool>,
-    State(writer): State<Writer>,
+    WriterFor(writer): WriterFor,
     State(turns): State<Turns>,
     Query(query): Query<CreateQuery>,
     request: Request,

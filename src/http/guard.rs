@@ -16,16 +16,19 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use sqlx::PgPool;
 
 pub(super) use allowed::{Allowed, FiguresRead, LedgerRead, LedgerWrite, ManageExports, ManageStreams, StatisticsRead};
 pub(super) use origin::SameOrigin;
 
 use refusals::Refusals;
 
+use super::REQUEST_ID;
 use super::connection::Transport;
 use super::cookie;
 use super::problem::{Kind, Problem};
 use super::rate::{RateLimits, RateSettings, TrustedProxies, Verdict, client_address, forwarded_https};
+use crate::audit::{self, Author};
 use crate::auth::{Authority, Caller, Presented, Refusal};
 use crate::hub::Holder;
 
@@ -52,6 +55,7 @@ struct Inner {
     proxies: TrustedProxies,
     refusals: Refusals,
     refused: Family<Refused, Counter>,
+    pool: PgPool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -65,8 +69,12 @@ pub(super) async fn guard(State(Guard(guard)): State<Guard>, mut request: Reques
     let transport = request.extensions().get::<Transport>().copied();
     let mut response = match guard.admit(request.method(), request.headers(), transport, &mut found).await {
         Ok(admitted) => {
+            let author = admitted.author();
             request.extensions_mut().insert(admitted);
-            next.run(request).await
+            match author.filter(|_| is_command(&request)) {
+                Some(author) => guard.note(&author, request, next).await.unwrap_or_else(IntoResponse::into_response),
+                None => next.run(request).await,
+            }
         }
         Err(problem) => problem.into_response(),
     };
@@ -91,7 +99,7 @@ struct Found {
 
 impl Guard {
     /// One that goes by these settings.
-    pub(super) fn new(authority: Authority, rates: RateSettings, registry: &mut Registry) -> Self {
+    pub(super) fn new(authority: Authority, rates: RateSettings, pool: PgPool, registry: &mut Registry) -> Self {
         let refused = Family::default();
         registry.register(
             "refused_requests",
@@ -100,11 +108,37 @@ impl Guard {
         );
         let limits = RateLimits::new(&rates);
         let proxies = rates.trusted_proxies;
-        Self(Arc::new(Inner { authority, rates: limits, proxies, refusals: Refusals::new(), refused }))
+        Self(Arc::new(Inner { authority, rates: limits, proxies, refusals: Refusals::new(), refused, pool }))
+    }
+}
+
+/// Whether the request is to change something about exports or data streams. What is inserted into the ledger is noted with
+/// its rows.
+fn is_command(request: &Request) -> bool {
+    const COMMANDED: [&str; 3] = ["/exports", "/streams", "/dead-letters"];
+    !request.method().is_safe() && COMMANDED.iter().any(|path| request.uri().path().starts_with(path))
+}
+
+impl Admitted {
+    /// In whose name something is written.
+    pub(super) fn author(&self) -> Option<Author> {
+        self.caller.identity.as_ref().map(Author::from)
     }
 }
 
 impl Inner {
+    /// Answers a command, which is noted before it is done.
+    async fn note(&self, author: &Author, request: Request, next: Next) -> Result<Response, Problem> {
+        let action = format!("{} {}", request.method(), request.uri().path());
+        let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+        let entry = audit::begin(&self.pool, author, &action, id).await?;
+        let response = next.run(request).await;
+        if let Err(error) = audit::end(&self.pool, entry, response.status().as_u16()).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, action, "how this was answered is not noted");
+        }
+        Ok(response)
+    }
+
     async fn admit(
         &self,
         method: &Method,

@@ -17,8 +17,8 @@ use super::document::{ChangeProblems, CreateProblems, LookupProblems, OneOrMany,
 use super::extract::{self, Path, Query, moment};
 use super::guard::{Allowed, LedgerRead, LedgerWrite};
 use super::problem::{Kind, Problem};
-use super::records::{self, Accepted, CreateQuery, ListQuery, Turns};
-use crate::ledger::{self, Item, LedgerError, NewItem, NewTransfer, Owner, Page, Transfer, Writer, transfer};
+use super::records::{self, Accepted, CreateQuery, ListQuery, Turns, WriterFor};
+use crate::ledger::{self, Item, LedgerError, NewItem, NewTransfer, Owner, Page, Transfer, transfer};
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -44,7 +44,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
 async fn create(
     _: Allowed<LedgerWrite>,
     State(pool): State<PgPool>,
-    State(writer): State<Writer>,
+    WriterFor(writer): WriterFor,
     State(turns): State<Turns>,
     Query(query): Query<CreateQuery>,
     request: Request,
@@ -133,7 +133,7 @@ struct NewOwner {
 )]
 async fn hand_over(
     _: Allowed<LedgerWrite>,
-    State(writer): State<Writer>,
+    WriterFor(writer): WriterFor,
     Path(id): Path<Uuid>,
     extract::Json(new): extract::Json<NewOwner>,
 ) -> Result<StatusCode, Problem> {

@@ -1,10 +1,12 @@
 //! Creating, getting and listing rows of the ledger: the same for every kind.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -14,13 +16,28 @@ use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use utoipa::{IntoParams, ToSchema};
 
+use super::App;
 use super::extract::{BODY_LIMIT, MediaType, collect, from_json, media_type, moment};
+use super::guard::Admitted;
 use super::problem::{FieldError, Problem};
 use super::rows::rows;
+use crate::audit::Author;
 use crate::ledger::{LedgerError, Outcome, PageRequest, PageToken, Record, Writer, bulk};
 
 const DEFAULT_PAGE_SIZE: i64 = 100;
 const LARGEST_PAGE_SIZE: i64 = 1000;
+
+/// Writes in the name of whoever sent the request.
+pub(super) struct WriterFor(pub(super) Writer);
+
+impl FromRequestParts<App> for WriterFor {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let author = parts.extensions.get::<Admitted>().and_then(Admitted::author);
+        Ok(Self(app.writer.in_the_name_of(author)))
+    }
+}
 
 /// Which page of a list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -166,7 +183,7 @@ pub(super) async fn create<R: Record>(
         MediaType::Ndjson => (true, request),
     };
     if many {
-        create_many::<R>(pool, turns, query, media_type, request).await
+        create_many::<R>(pool, writer.author(), turns, query, media_type, request).await
     } else {
         create_one::<R>(writer, path, request).await
     }
@@ -189,6 +206,7 @@ async fn create_one<R: Record>(writer: &Writer, path: &str, request: Request) ->
 
 async fn create_many<R: Record>(
     pool: &PgPool,
+    author: Option<&Author>,
     turns: &Turns,
     query: &CreateQuery,
     media_type: MediaType,
@@ -200,6 +218,7 @@ async fn create_many<R: Record>(
     let report = bulk::load::<R, Problem>(
         &mut transaction,
         rows(limited(request.into_body(), turns.most_bytes), media_type),
+        author,
         |_| {},
     )
     .await;

@@ -49,6 +49,7 @@ impl Record for BaseItem {
         select id, description, coalesce(created_at, now())
         from unnest($1::uuid[], $2::text[], $3::timestamptz[]) as new (id, description, created_at)
         on conflict (id) do nothing returning id, description, created_at";
+    const COLUMNS: usize = 3;
     const GET: &'static str = "select id, description, created_at from base_items where id = any($1)";
     const LIST: &'static str = "select id, description, created_at from base_items
         where $1::timestamptz is null or (created_at, id) < ($1, $2)

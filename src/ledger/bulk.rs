@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{LedgerError, NewRecord, Parent, Record};
+use crate::audit::{self, Author};
 
 /// So many rows are written at a time. Postgres remembers the rows of a statement until its end (to check and count them),
 /// and so does the server (to look closer should one be refused): this bounds both. Much fewer, and the statements
@@ -117,10 +118,12 @@ impl<E> From<sqlx::Error> for LoadError<E> {
     }
 }
 
-/// Loads rows within the caller's transaction. `progress` hears how many lines have been dealt with.
+/// Loads rows within the caller's transaction, in somebody's name or nobody's. `progress` hears how many lines have been
+/// dealt with.
 pub async fn load<R: Record, E>(
     connection: &mut PgConnection,
     lines: impl Stream<Item = Result<Line<R::New>, E>>,
+    author: Option<&Author>,
     mut progress: impl FnMut(u64),
 ) -> Result<Report, LoadError<E>> {
     pin_mut!(lines);
@@ -132,7 +135,7 @@ pub async fn load<R: Record, E>(
     let mut read = 0;
     loop {
         let last = batch.is_last;
-        let writing = write(connection, &batch, now, straight);
+        let writing = write_for(author, connection, &batch, now, straight);
         let reading = async { if last { Ok(Batch::default()) } else { Batch::read(&mut lines).await } };
         let (written, next) = tokio::join!(writing, reading);
         straight = written?.add_to(&mut report);
@@ -209,7 +212,7 @@ impl<R: Record> Batch<R> {
 /// What became of the rows of a batch.
 #[derive(Debug, Default)]
 struct Written {
-    inserted: u64,
+    inserted: Vec<Uuid>,
     unchanged: u64,
     rejections: Vec<Rejection>,
 }
@@ -218,13 +221,28 @@ impl Written {
     /// Whether all rows were new.
     fn add_to(self, report: &mut Report) -> bool {
         let all_new = self.unchanged == 0 && self.rejections.is_empty();
-        report.inserted += self.inserted;
+        report.inserted += self.inserted.len() as u64;
         report.unchanged += self.unchanged;
         for rejection in self.rejections {
             report.reject(rejection);
         }
         all_new
     }
+}
+
+/// Writes a batch, and notes who did.
+async fn write_for<R: Record>(
+    author: Option<&Author>,
+    connection: &mut PgConnection,
+    batch: &Batch<R>,
+    now: DateTime<Utc>,
+    straight: bool,
+) -> Result<Written, sqlx::Error> {
+    let written = write(connection, batch, now, straight).await?;
+    if let Some(author) = author {
+        audit::note(connection, author, R::TABLE, &written.inserted).await?;
+    }
+    Ok(written)
 }
 
 async fn write<R: Record>(
@@ -239,8 +257,9 @@ async fn write<R: Record>(
     if straight {
         let mut savepoint = connection.begin().await?;
         match copy(&mut savepoint, R::COPY, batch, |row, _| row.moment = Some(now)).await {
-            Ok(inserted) => {
+            Ok(()) => {
                 savepoint.commit().await?;
+                let inserted = batch.rows.iter().map(|row| row.id).collect();
                 return Ok(Written { inserted, ..Written::default() });
             }
             // Integrity constraints, and a deadlock with another load of the same rows: those are what staging is for.
@@ -269,7 +288,7 @@ async fn copy<R: Record>(
     statement: &'static str,
     batch: &Batch<R>,
     begin: impl Fn(&mut CopyRow<'_>, u64),
-) -> Result<u64, sqlx::Error> {
+) -> Result<(), sqlx::Error> {
     let mut copy = connection.copy_in_raw(statement).await?;
     let mut buffer = COPY_HEADER.to_vec();
     for row in &batch.rows {
@@ -283,7 +302,8 @@ async fn copy<R: Record>(
     }
     buffer.extend_from_slice(&COPY_TRAILER);
     copy.send(buffer).await?;
-    copy.finish().await
+    copy.finish().await?;
+    Ok(())
 }
 
 /// Moves what is staged into the ledger, but for rows that cannot be there.
@@ -304,12 +324,14 @@ async fn merge<R: Record>(connection: &mut PgConnection, mut staged: u64) -> Res
             detail: (*reason).to_owned(),
         }));
     }
-    written.inserted = sqlx::query(R::MERGE).execute(&mut *connection).await?.rows_affected();
-    if written.inserted == staged {
+    let merge = AssertSqlSafe(format!("{} returning id", R::MERGE));
+    written.inserted = sqlx::query_scalar(merge).fetch_all(&mut *connection).await?;
+    let inserted = written.inserted.len() as u64;
+    if inserted == staged {
         return Ok(written);
     }
     let conflicts: Vec<i64> = sqlx::query_scalar(R::CONFLICTS).fetch_all(connection).await?;
-    written.unchanged = staged.saturating_sub(written.inserted + conflicts.len() as u64);
+    written.unchanged = staged.saturating_sub(inserted + conflicts.len() as u64);
     written.rejections.extend(conflicts.into_iter().map(|line| Rejection {
         line: line.cast_unsigned(),
         fault: Fault::Conflict,

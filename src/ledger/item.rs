@@ -48,6 +48,7 @@ impl Record for Item {
         select id, base_item_id, coalesce(created_at, now())
         from unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) as new (id, base_item_id, created_at)
         on conflict (id) do nothing returning id, base_item_id, created_at";
+    const COLUMNS: usize = 3;
     const GET: &'static str = "select id, base_item_id, created_at from items where id = any($1)";
     const LIST: &'static str = "select id, base_item_id, created_at from items
         where $1::timestamptz is null or (created_at, id) < ($1, $2)

@@ -55,6 +55,7 @@ impl Record for Transfer {
         select id, item_id, owner_id, coalesce(timestamp, now())
         from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[]) as new (id, item_id, owner_id, timestamp)
         on conflict (id) do nothing returning id, item_id, owner_id, timestamp";
+    const COLUMNS: usize = 4;
     const GET: &'static str = "select id, item_id, owner_id, timestamp from transfers where id = any($1)";
     const LIST: &'static str = "select id, item_id, owner_id, timestamp from transfers
         where $1::timestamptz is null or (timestamp, id) < ($1, $2)

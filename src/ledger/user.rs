@@ -44,6 +44,7 @@ impl Record for User {
         select id, coalesce(created_at, now())
         from unnest($1::uuid[], $2::timestamptz[]) as new (id, created_at)
         on conflict (id) do nothing returning id, created_at";
+    const COLUMNS: usize = 2;
     const GET: &'static str = "select id, created_at from users where id = any($1)";
     const LIST: &'static str = "select id, created_at from users
         where $1::timestamptz is null or (created_at, id) < ($1, $2)

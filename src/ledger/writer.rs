@@ -8,6 +8,7 @@
 //! **Invariant:** a request is answered after the commit of its row, and a row that cannot be written takes no other with
 //! it.
 
+mod authors;
 mod metrics;
 
 use std::collections::{HashMap, HashSet};
@@ -22,6 +23,8 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::{BaseItem, Item, LedgerError, NewRecord, Outcome, Record, Transfer, User};
+use crate::audit::Author;
+use authors::{Authors, insert_and_note};
 pub use metrics::Metrics;
 use metrics::QueueMetrics;
 
@@ -33,9 +36,12 @@ const MOST_ROWS: usize = 100;
 /// longest description 40 KB.
 const MOST_WAITING: usize = 8192;
 
-/// A handle for creating single rows. Each kind of row is written by a task of its own.
+/// A handle for creating single rows, in somebody's name or nobody's. Each kind of row is written by a task of its own.
 #[derive(Clone, Debug)]
-pub struct Writer(Arc<Queues>);
+pub struct Writer {
+    queues: Arc<Queues>,
+    author: Option<Author>,
+}
 
 /// The rows that wait to be written.
 #[derive(Debug)]
@@ -49,23 +55,34 @@ pub struct Queues {
 impl Writer {
     /// Starts to write to this database. The tasks end when the last handle is gone.
     pub fn start(pool: &PgPool, metrics: &Metrics, tasks: &mut JoinSet<()>) -> Self {
-        Self(Arc::new(Queues {
+        let queues = Queues {
             base_items: Queue::start(pool, metrics, tasks),
             users: Queue::start(pool, metrics, tasks),
             items: Queue::start(pool, metrics, tasks),
             transfers: Queue::start(pool, metrics, tasks),
-        }))
+        };
+        Self { queues: Arc::new(queues), author: None }
+    }
+
+    /// One that writes in that name.
+    pub fn in_the_name_of(&self, author: Option<Author>) -> Self {
+        Self { queues: Arc::clone(&self.queues), author }
+    }
+
+    /// In whose name it writes.
+    pub fn author(&self) -> Option<&Author> {
+        self.author.as_ref()
     }
 
     /// How many rows of each table wait now.
     pub fn waiting(&self) -> [(&'static str, usize); 4] {
-        let Queues { base_items, users, items, transfers } = &*self.0;
+        let Queues { base_items, users, items, transfers } = &*self.queues;
         [base_items.waiting(), users.waiting(), items.waiting(), transfers.waiting()]
     }
 
     /// Creates a record. With an id of the caller's own this can be repeated safely.
     pub async fn create<R: Record>(&self, new: R::New) -> Result<Outcome<R>, LedgerError> {
-        R::queue(&self.0).create(new).await
+        R::queue(&self.queues).create(new, self.author.clone()).await
     }
 }
 
@@ -81,6 +98,7 @@ pub struct Queue<R: Record> {
 struct Waiting<R: Record> {
     id: Uuid,
     new: R::New,
+    author: Option<Author>,
     since: Instant,
     answer: oneshot::Sender<Result<Outcome<R>, LedgerError>>,
 }
@@ -97,10 +115,10 @@ impl<R: Record> Queue<R> {
         (R::TABLE, self.sender.max_capacity() - self.sender.capacity())
     }
 
-    async fn create(&self, mut new: R::New) -> Result<Outcome<R>, LedgerError> {
+    async fn create(&self, mut new: R::New, author: Option<Author>) -> Result<Outcome<R>, LedgerError> {
         let id = new.validate(Utc::now())?;
         let (answer, answered) = oneshot::channel();
-        match self.sender.try_send(Waiting { id, new, since: Instant::now(), answer }) {
+        match self.sender.try_send(Waiting { id, new, author, since: Instant::now(), answer }) {
             Ok(()) => {}
             Err(TrySendError::Closed(_)) => return Err(LedgerError::Stopped),
             Err(TrySendError::Full(_)) => {
@@ -212,7 +230,13 @@ async fn insert<R: Record>(
         return Ok(Vec::new());
     }
     let rows: Vec<_> = batch.iter().map(|waiting| &waiting.new).collect();
-    let created: Vec<R> = R::New::bind(&rows, sqlx::query_as(R::INSERT)).fetch_all(&mut *connection).await?;
+    let created: Vec<R> = match Authors::of(batch) {
+        None => R::New::bind(&rows, sqlx::query_as(R::INSERT)).fetch_all(&mut *connection).await?,
+        Some(authors) => {
+            let noted = AssertSqlSafe(insert_and_note::<R>());
+            authors.bind(R::New::bind(&rows, sqlx::query_as(noted))).fetch_all(&mut *connection).await?
+        }
+    };
     let mut created: HashMap<_, _> = created.into_iter().map(|row| (row.id(), row)).collect();
     // Of several with the same id the first was inserted.
     let outcomes: Vec<_> = batch.iter().map(|waiting| created.remove(&waiting.id).map(Outcome::Created)).collect();

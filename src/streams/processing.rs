@@ -15,6 +15,7 @@ use super::record::Stream;
 use super::source::{FetchError, Fetched};
 use super::transform::Step;
 use super::{Streams, json, transform};
+use crate::audit::Author;
 
 /// An index takes a little more.
 const LONGEST_KEY: usize = 1_000;
@@ -56,7 +57,8 @@ pub(super) async fn process(
     let (mut candidates, rejected) = preparing.await.map_err(|error| FetchError::transient(error.to_string()))?;
     let mut processed = Processed { accepted: Accepted::new(), rejected };
     let rows: Vec<_> = candidates.iter_mut().map(|candidate| std::mem::take(&mut candidate.prepared.rows)).collect();
-    let refusals = destination::write(&streams.0.writer, &rows)
+    let writer = streams.0.writer.in_the_name_of(Some(Author::stream(id, &stream.name)));
+    let refusals = destination::write(&writer, &rows)
         .await
         .map_err(|error| FetchError::transient(format!("The ledger cannot be written now: {error}")))?;
     for (Candidate { key, record, prepared }, refusal) in candidates.into_iter().zip(refusals) {

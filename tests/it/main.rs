@@ -6,6 +6,7 @@ mod access;
 mod api;
 mod append_only;
 mod assets;
+mod audit;
 mod bulk;
 mod calendar;
 mod client;
