@@ -52,9 +52,10 @@ use crate::auth::Authority;
 use crate::exports::Exports;
 use crate::hub::Hub;
 use crate::ledger::Writer;
+use crate::metrics::Figures;
 use crate::statistics::{Metric, Resolution};
 use crate::streams::Streams;
-pub use connection::{ConnectionSettings, Connections, TooFewFiles, serve};
+pub use connection::{ConnectionMetrics, ConnectionSettings, Connections, TooFewFiles, serve};
 pub use cors::{CorsSettings, MalformedOrigin, Origins};
 use guard::Guard;
 pub use limits::LimitSettings;
@@ -74,7 +75,9 @@ pub struct App {
     exports: Exports,
     streams: Streams,
     turns: records::Turns,
-    metrics: Arc<Registry>,
+    metrics: Arc<metrics::Told>,
+    requests: metrics::Requests,
+    event_streams: metrics::EventStreams,
     authority: Authority,
     limits: Limits,
     guard: Guard,
@@ -107,13 +110,15 @@ pub struct Parts {
     pub streams: Streams,
     /// Says who callers are.
     pub authority: Authority,
+    /// What is looked up for `/metrics`.
+    pub figures: Figures,
 }
 
 impl App {
     /// What handlers use. Their own figures are added to the registry.
     pub fn new(parts: Parts, settings: Settings, mut registry: Registry) -> Self {
-        let Parts { pool, hub, writer, exports, streams, authority } = parts;
-        metrics::register(&mut registry, Arc::clone(&hub), writer.clone());
+        let Parts { pool, hub, writer, exports, streams, authority, figures } = parts;
+        let counters = metrics::register(&mut registry, Arc::clone(&hub), writer.clone(), &settings.limits);
         let guard = Guard::new(authority.clone(), settings.rates, pool.clone(), &mut registry);
         Self {
             turns: records::Turns::new(&pool, settings.limits.max_body_bytes),
@@ -122,7 +127,9 @@ impl App {
             writer,
             exports,
             streams,
-            metrics: Arc::new(registry),
+            metrics: Arc::new(metrics::Told::new(registry, figures)),
+            requests: counters.requests,
+            event_streams: counters.event_streams,
             authority,
             limits: Limits::new(settings.limits),
             guard,
@@ -178,7 +185,7 @@ pub fn router(app: App) -> Router {
     let documentation = utoipa_swagger_ui::Config::default().validator_url("none");
     let layers = ServiceBuilder::new()
         .set_request_id(REQUEST_ID, MakeRequestUuid)
-        .layer(axum::middleware::from_fn(boundary::log))
+        .layer(axum::middleware::from_fn_with_state(app.requests.clone(), boundary::log))
         .propagate_request_id(REQUEST_ID)
         .layer(axum::middleware::from_fn(protection::protect))
         .option_layer(cors::layer(app.cors_origins.clone()));

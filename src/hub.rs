@@ -13,6 +13,7 @@
 
 mod catalogue;
 mod frame;
+mod metrics;
 #[cfg(test)]
 mod model;
 mod series;
@@ -27,6 +28,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+pub use metrics::Metrics;
 
 use crate::statistics::query::{Changes, Reading};
 use crate::statistics::{Delta, Position, SeriesKey, UnixMillis};
@@ -50,6 +53,9 @@ const LINGER: Duration = Duration::from_secs(30);
 pub const MOST_SERIES: usize = 10_000;
 /// A clock that goes back further than this makes windows reach back to buckets that were forgotten: read them again.
 const CLOCK_STEP_MILLIS: i64 = 5_000;
+
+/// What a sweep finds so long after news was most likely written beside it. As long as from one sweep to the next.
+const NEWS_LAST: Duration = Duration::from_secs(1);
 
 /// Whether the database can be heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +82,7 @@ pub struct Hub {
     pending: Notify,
     /// A series is waiting to be read.
     wanted: Notify,
+    metrics: Metrics,
 }
 
 impl Default for Hub {
@@ -88,7 +95,8 @@ impl Default for Hub {
 impl Hub {
     /// One that keeps so many different series.
     pub fn with_limit(most_series: usize) -> Self {
-        Self { state: Mutex::default(), most_series, pending: Notify::new(), wanted: Notify::new() }
+        let (pending, wanted) = (Notify::new(), Notify::new());
+        Self { state: Mutex::default(), most_series, pending, wanted, metrics: Metrics::default() }
     }
 
     /// Starts to watch a topic. Streams of one holder are told things together, and rest together. With the position of
@@ -143,6 +151,11 @@ impl Hub {
         self.lock().now()
     }
 
+    /// What it counts of itself.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// How many series and topics are live, and how many streams watch them.
     pub fn sizes(&self) -> (usize, usize, usize) {
         let state = self.lock();
@@ -157,10 +170,16 @@ impl Hub {
     pub fn hear(&self, deltas: &[Delta]) {
         let mut state = self.lock();
         state.turns.hear();
+        state.heard_at = Some(Instant::now());
         for delta in deltas {
             state.accept(delta);
         }
         self.publish_soon(state);
+    }
+
+    /// Hears that something happened, which is to be looked up.
+    pub fn hear_of_more(&self) {
+        self.lock().heard_at = Some(Instant::now());
     }
 
     /// Up to where every series has counted: what came after it is to be looked up and told with [`Hub::catch_up`].
@@ -185,9 +204,10 @@ impl Hub {
         let next = Position { epoch: changes.epoch, snapshot: changes.snapshot, heard: Default::default() };
         match changes.deltas {
             Some(deltas) if same_epoch && !clock_went_back => {
-                for delta in &deltas {
-                    state.accept(delta);
-                }
+                let corrections = deltas.iter().filter(|delta| state.accept(delta)).count() as u64;
+                let has_news = state.heard_at.is_some_and(|heard_at| heard_at.elapsed() < NEWS_LAST);
+                let counter = if has_news { &self.metrics.beside_news } else { &self.metrics.without_news };
+                counter.inc_by(corrections);
                 state.move_to(next);
             }
             _ => {

@@ -11,6 +11,7 @@
 //! - [`listener`]: hears from Postgres what was written, and alone tells the hub;
 //! - [`jobs`]: a queue of leases for what takes longer than a request, and a bell that rings when something changes;
 //! - [`exports`]: the ledger as files: their states, the workers that make them, the store;
+//! - [`metrics`]: what is looked up when somebody asks how the server is;
 //! - [`tls`]: certificates from files, for whoever serves;
 //! - [`http`]: the REST interface, the streams, the dashboard; imports everyone, imported only by [`server`];
 //! - [`server`] puts the tasks together, [`command`] is the command line, [`telemetry`] the logs.
@@ -29,6 +30,7 @@ pub mod jobs;
 pub mod keep_alive;
 pub mod ledger;
 pub mod listener;
+pub mod metrics;
 pub mod server;
 pub mod statistics;
 pub mod streams;

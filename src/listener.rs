@@ -84,6 +84,7 @@ pub async fn run(primary: Primary, pool: PgPool, hub: Arc<Hub>, metrics: Metrics
         let listening = listen(&primary, &pool, &hub, &metrics);
         let Some(Err(error)) = shutdown.run_until_cancelled(listening).await else { return };
         hub.set_status(Status::Stale);
+        metrics.reconnects.inc();
         if started.elapsed() > LONGEST_BACKOFF {
             backoff = SHORTEST_BACKOFF;
         }
@@ -172,15 +173,26 @@ async fn listen(primary: &Primary, pool: &PgPool, hub: &Arc<Hub>, metrics: &Metr
                 Some(notification) if notification.channel() == own_channel => {
                     pulse_arrived = true;
                     if let Some(sent) = pulse_sent.take() {
-                        hub.set_lag(sent.elapsed());
+                        let lag = sent.elapsed();
+                        hub.set_lag(lag);
+                        metrics.lag_seconds.observe(lag.as_secs_f64());
                     }
                 }
                 Some(notification) => match decode(&notification) {
-                    Some(deltas) => {
+                    Some(Content::Changes(deltas)) => {
+                        metrics.told.inc();
                         hub.hear(&deltas);
                         follow_up.get_or_insert_with(|| tokio::time::Instant::now() + FOLLOW_UP);
                     }
-                    None => sweep_due = true,
+                    Some(Content::TooMany) => {
+                        metrics.resync.inc();
+                        hub.hear_of_more();
+                        sweep_due = true;
+                    }
+                    None => {
+                        metrics.unreadable.inc();
+                        sweep_due = true;
+                    }
                 },
                 None => {
                     let reason = driver.join_next().await.and_then(Result::ok).flatten();
@@ -318,8 +330,15 @@ impl Drop for Readings {
     }
 }
 
-/// The deltas of a notification, or nothing if they are to be looked up.
-fn decode(notification: &Notification) -> Option<Vec<Delta>> {
+/// What a notification says.
+enum Content {
+    Changes(Vec<Delta>),
+    /// That there are more than it can say: they are to be looked up.
+    TooMany,
+}
+
+/// What a notification says; nothing if it cannot be read.
+fn decode(notification: &Notification) -> Option<Content> {
     #[derive(Deserialize)]
     struct Payload {
         xid: String,
@@ -332,11 +351,14 @@ fn decode(notification: &Notification) -> Option<Vec<Delta>> {
         "item_creation" => Metric::ItemCreation,
         "item_transfer" => Metric::Transfers,
         "user_creation" => Metric::UserCreation,
-        _ => return Some(Vec::new()),
+        _ => return Some(Content::Changes(Vec::new())),
     };
     // Anybody may notify on these channels. What is not ours says at least that something happened.
     let payload: Payload = serde_json::from_str(notification.payload()).ok()?;
     let xid = payload.xid.parse().ok()?;
     let delta = |(id, bucket, base_item, count)| Delta { id, xid, metric, base_item, bucket, count };
-    (!payload.resync).then(|| payload.deltas.into_iter().map(delta).collect())
+    Some(match payload.resync {
+        true => Content::TooMany,
+        false => Content::Changes(payload.deltas.into_iter().map(delta).collect()),
+    })
 }

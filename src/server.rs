@@ -13,11 +13,12 @@ use crate::audit::{self, AuditSettings};
 use crate::auth::Authority;
 use crate::database::Database;
 use crate::exports::{Depot, ExportSettings, Exports};
-use crate::http::{self, App, ConnectionSettings, Connections, Parts};
+use crate::http::{self, App, ConnectionMetrics, ConnectionSettings, Connections, Parts};
 use crate::hub::Hub;
 use crate::jobs::Bell;
 use crate::ledger::{Writer, writer};
 use crate::listener;
+use crate::metrics::Figures;
 use crate::statistics::compactor;
 use crate::streams::{StreamSettings, Streams};
 use crate::tls::Tls;
@@ -83,7 +84,8 @@ pub async fn run(
         listener_metrics,
         stop.clone(),
     ));
-    tasks.spawn(compactor::run(database.own_pool.clone(), stop.clone()));
+    let compactor_metrics = compactor::Metrics::register(&mut registry);
+    tasks.spawn(compactor::run(database.own_pool.clone(), compactor_metrics, stop.clone()));
     tasks.spawn(authority.clone().run(stop.clone()));
     tasks.spawn(audit::run(database.own_pool.clone(), settings.audit, stop.clone()));
 
@@ -100,9 +102,12 @@ pub async fn run(
     let writer = Writer::start(&database.pool, &writer::Metrics::register(&mut registry), &mut writers);
     let streams = Streams::new(database, bell, writer.clone(), settings.streams, &settings.data_dir, stop.clone())?;
     streams.start_tasks(&mut tasks);
-    let parts = Parts { pool: database.pool.clone(), hub, writer, exports, streams, authority };
+    let figures = Figures::register(&mut registry, database, settings.tls.as_ref());
+    let parts = Parts { pool: database.pool.clone(), hub, writer, exports, streams, authority, figures };
+    let connection_metrics = ConnectionMetrics::register(&mut registry);
     let router = http::router(App::new(parts, settings.http, registry));
-    let connections = Connections::new(router, &settings.connections, settings.tls.as_ref(), stop.clone());
+    let connections =
+        Connections::new(router, &settings.connections, connection_metrics, settings.tls.as_ref(), stop.clone());
     let connections = Arc::new(connections);
     let mut servers = JoinSet::new();
     for listener in listeners {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
@@ -166,6 +166,12 @@ impl Tls {
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         Arc::clone(&self.config).into()
+    }
+
+    /// When the certificate ends that new connections get, if it can be read.
+    pub fn valid_until(&self) -> Option<DateTime<Utc>> {
+        let current = Arc::clone(&self.pair.current.read().unwrap_or_else(PoisonError::into_inner));
+        Validity::of(current.cert.first()?).map(|validity| validity.end)
     }
 
     /// Looks whether the files have changed since the last look, and uses for new connections from now on what is in

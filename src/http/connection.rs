@@ -8,6 +8,7 @@
 mod body;
 mod deadline;
 mod farewell;
+mod metrics;
 mod pace;
 mod places;
 mod progress;
@@ -46,6 +47,7 @@ use crate::tls::Tls;
 pub(super) use body::BodyError;
 use body::TimedBody;
 use deadline::{Deadline, TooLong};
+pub use metrics::ConnectionMetrics;
 use pace::Pace;
 pub(super) use places::Place;
 use places::{Full, Places};
@@ -82,14 +84,20 @@ pub struct Connections {
 
 impl Connections {
     /// Connections to these routes, until the stop is asked for.
-    pub fn new(router: Router, settings: &ConnectionSettings, tls: Option<&Tls>, stop: CancellationToken) -> Self {
+    pub fn new(
+        router: Router,
+        settings: &ConnectionSettings,
+        metrics: ConnectionMetrics,
+        tls: Option<&Tls>,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             router,
             tls: tls.map(Tls::acceptor),
             header_timeout: settings.header_timeout,
             body_timeout: settings.body_timeout,
             keep_alive: KeepAlive::within(settings.client_timeout),
-            places: Arc::new(Places::new(settings)),
+            places: Arc::new(Places::new(settings, metrics)),
             refusals: Arc::new(Semaphore::new(REFUSED_AT_ONCE)),
             stop,
         }

@@ -1,5 +1,6 @@
 //! A hub subscription as a response of server-sent events.
 
+use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSlice, Write};
 use std::pin::{Pin, pin};
@@ -11,6 +12,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use prometheus_client::metrics::gauge::Gauge;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +20,7 @@ use super::App;
 use super::connection::{Place, Takeover, Wire};
 use super::guard::Admitted;
 use super::limits::{Limits, Stay};
+use super::metrics::{End, EventStreams, OpenStream, SlowReader};
 use super::problem::{Kind, Problem};
 use crate::hub::{Hub, Step, Subscription, Topic};
 use crate::statistics::{Delta, Position, query};
@@ -35,6 +38,7 @@ pub(super) struct StreamRequest {
     hub: Arc<Hub>,
     pool: PgPool,
     limits: Limits,
+    metrics: EventStreams,
     admitted: Admitted,
     takeover: Takeover,
     last_id: Option<String>,
@@ -53,6 +57,7 @@ impl FromRequestParts<App> for StreamRequest {
             hub: Arc::clone(&app.hub),
             pool: app.pool.clone(),
             limits: app.limits.clone(),
+            metrics: app.event_streams.clone(),
             admitted: Admitted::clone(admitted),
             takeover: Takeover::clone(takeover),
             last_id: text(LAST_EVENT_ID).map(str::to_owned),
@@ -77,15 +82,16 @@ impl StreamRequest {
     pub(super) fn open(self, topic: Topic, interval: Option<Duration>) -> Result<Response, Problem> {
         let holder = self.admitted.holder.unwrap_or_default();
         let stay = Arc::new(self.limits.enter(self.admitted)?);
-        let resume = self.last_id.and_then(|id| topic.position_of(&id));
+        let resume = self.last_id.as_deref().and_then(|id| topic.position_of(id));
         let subscription = self.hub.subscribe(topic, holder, resume, interval)?;
+        let open = self.metrics.open_statistics(self.last_id.is_some());
         let headers = [
             (header::CONTENT_TYPE, "text/event-stream"),
             (header::CACHE_CONTROL, "no-store"),
             // Proxies that collect before they pass on (nginx) do not with this.
             (HeaderName::from_static("x-accel-buffering"), "no"),
         ];
-        Ok((headers, self.takeover.body(Stream { subscription, pool: self.pool, stay })).into_response())
+        Ok((headers, self.takeover.body(Stream { subscription, pool: self.pool, stay, open })).into_response())
     }
 }
 
@@ -103,6 +109,7 @@ pub(super) struct Stream {
     subscription: Subscription,
     pool: PgPool,
     stay: Arc<Stay>,
+    open: OpenStream,
 }
 
 impl Stream {
@@ -117,31 +124,37 @@ impl Stream {
     ) -> impl Future<Output = ()> + Send {
         async move {
             let _place = &place;
-            let stay = Arc::clone(&self.stay);
-            let writer = Writer { wire: &wire, framing, stop: &stop, stay: &stay };
+            let (stay, slow) = (Arc::clone(&self.stay), self.open.slow_readers());
+            let writer = Writer { wire: &wire, framing, stop: &stop, stay: &stay, slow: &slow };
             let telling = async {
                 writer.write(retry()).await?;
                 let mut over = pin!(stay.over());
-                while let Some(messages) = self.next_unless(over.as_mut()).await {
-                    writer.write(messages).await?;
+                loop {
+                    match self.next_unless(over.as_mut()).await {
+                        Ok(messages) => writer.write(messages).await?,
+                        Err(end) => {
+                            // A reader who cannot be told any more has left.
+                            let _ = writer.write_last(&retry());
+                            return Err::<Infallible, End>(end);
+                        }
+                    }
                 }
-                writer.write_last(&retry())
             };
-            tokio::select! {
+            let end = tokio::select! {
                 biased;
-                () = wire.gone() => {}
-                // A reader who cannot be told any more has left.
-                _ = telling => {}
-            }
+                () = wire.gone() => End::ClientGone,
+                Err(end) = telling => end,
+            };
+            self.open.ends(end);
         }
     }
 
     /// What comes next, until the stream is over.
-    async fn next_unless(&mut self, over: Pin<&mut impl Future<Output = ()>>) -> Option<Bytes> {
+    async fn next_unless(&mut self, over: Pin<&mut impl Future<Output = ()>>) -> Result<Bytes, End> {
         tokio::select! {
             biased;
-            () = over => None,
-            messages = self.next() => messages,
+            () = over => Err(End::AccessEnded),
+            messages = self.next() => messages.ok_or(End::Shutdown),
         }
     }
 
@@ -175,18 +188,19 @@ struct Writer<'a, W> {
     framing: Framing,
     stop: &'a CancellationToken,
     stay: &'a Stay,
+    slow: &'a Gauge,
 }
 
 impl<W: Wire> Writer<'_, W> {
     /// Writes messages from the buffer that they share with other streams: most often in one call to the kernel.
-    async fn write(&self, messages: Bytes) -> io::Result<()> {
+    async fn write(&self, messages: Bytes) -> Result<(), End> {
         let mut written = 0;
         loop {
             match self.try_write(&messages, &mut written, b"") {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Box::pin(self.writable()).await?,
-                Err(error) => return Err(error),
+                Err(_broken) => return Err(End::ClientGone),
             }
         }
     }
@@ -229,11 +243,12 @@ impl<W: Wire> Writer<'_, W> {
     }
 
     /// Waits until there is room; not beyond the stop, nor the end of the stay: nobody waits for slow readers then.
-    async fn writable(&self) -> io::Result<()> {
+    async fn writable(&self) -> Result<(), End> {
+        let _slow = SlowReader::count(self.slow);
         tokio::select! {
-            room = self.wire.writable() => room,
-            () = self.stop.cancelled() => Err(io::ErrorKind::Interrupted.into()),
-            () = self.stay.over() => Err(io::ErrorKind::Interrupted.into()),
+            room = self.wire.writable() => room.map_err(|_broken| End::ClientGone),
+            () = self.stop.cancelled() => Err(End::Shutdown),
+            () = self.stay.over() => Err(End::AccessEnded),
         }
     }
 }

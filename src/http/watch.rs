@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::App;
 use super::guard::Admitted;
 use super::limits::{Limits, Stay};
+use super::metrics::{End, EventStreams, OpenStream};
 use super::problem::{Kind, Problem};
 use super::sse::{self, LAST_EVENT_ID};
 use crate::jobs::Ringing;
@@ -32,6 +33,7 @@ const HEARTBEAT: &[u8] = b"event: heartbeat\ndata: {}\n\n";
 /// A request that may be answered with a stream of events.
 pub(super) struct Watch {
     limits: Limits,
+    metrics: EventStreams,
     admitted: Admitted,
     stop: CancellationToken,
     last_id: Option<String>,
@@ -63,6 +65,7 @@ impl FromRequestParts<App> for Watch {
         let last_id = parts.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
         Ok(Self {
             limits: app.limits.clone(),
+            metrics: app.event_streams.clone(),
             admitted: admitted.clone(),
             stop: app.exports.stop().clone(),
             last_id: last_id.map(str::to_owned),
@@ -93,7 +96,9 @@ impl Watch {
         F: Future<Output = Result<Look, Problem>> + Send + 'static,
     {
         let stay = self.limits.enter(self.admitted)?;
-        let watcher = Watcher { ringing, about, look, seen: String::new(), stay, stop: self.stop, step: Step::Begin };
+        let open = self.metrics.open_watch(self.last_id.is_some());
+        let (seen, stop, step) = (String::new(), self.stop, Step::Begin);
+        let watcher = Watcher { ringing, about, look, seen, stay, open, stop, step };
         let messages = stream::unfold(watcher, |mut watcher| async move {
             let message = watcher.next().await?;
             Some((Ok::<_, Infallible>(message), watcher))
@@ -116,6 +121,7 @@ struct Watcher<L> {
     /// What the reader was told last.
     seen: String,
     stay: Stay,
+    open: OpenStream,
     stop: CancellationToken,
     step: Step,
 }
@@ -137,48 +143,49 @@ where
     /// more.
     async fn next(&mut self) -> Option<Bytes> {
         let stop = self.stop.clone();
-        stop.run_until_cancelled(async {
-            loop {
-                match self.step {
-                    Step::Begin => {
-                        self.step = Step::Look;
-                        return Some(sse::retry());
-                    }
-                    Step::Look => {
-                        self.step = Step::Wait;
-                        // A database that is away comes back.
-                        let Ok(look) = (self.look)().await else { continue };
-                        if look.is_last {
-                            self.step = Step::End;
-                        }
-                        if look.text != self.seen {
-                            let id = look.version.map(|version| format!("id: {version}\n")).unwrap_or_default();
-                            let message = format!("{id}data: {}\n\n", look.text);
-                            self.seen = look.text;
-                            return Some(message.into());
-                        }
-                    }
-                    Step::Wait => {
-                        self.step = Step::Look;
-                        let ring = async {
-                            match self.about {
-                                Some(id) => self.ringing.about(id).await,
-                                None => self.ringing.any().await,
-                            }
-                            sleep(PAUSE).await;
-                        };
-                        tokio::select! {
-                            () = self.stay.over() => return None,
-                            rung = timeout(LOOK_INTERVAL, ring) => if rung.is_err() {
-                                return Some(Bytes::from_static(HEARTBEAT));
-                            }
-                        }
-                    }
-                    Step::End => return None,
+        let message = stop.run_until_cancelled(self.message()).await.unwrap_or(Err(End::Shutdown));
+        message.map_err(|end| self.open.ends(end)).ok()
+    }
+
+    async fn message(&mut self) -> Result<Bytes, End> {
+        loop {
+            match self.step {
+                Step::Begin => {
+                    self.step = Step::Look;
+                    return Ok(sse::retry());
                 }
+                Step::Look => {
+                    self.step = Step::Wait;
+                    // A database that is away comes back.
+                    let Ok(look) = (self.look)().await else { continue };
+                    if look.is_last {
+                        self.step = Step::End;
+                    }
+                    if look.text != self.seen {
+                        let id = look.version.map(|version| format!("id: {version}\n")).unwrap_or_default();
+                        let message = format!("{id}data: {}\n\n", look.text);
+                        self.seen = look.text;
+                        return Ok(message.into());
+                    }
+                }
+                Step::Wait => {
+                    self.step = Step::Look;
+                    let ring = async {
+                        match self.about {
+                            Some(id) => self.ringing.about(id).await,
+                            None => self.ringing.any().await,
+                        }
+                        sleep(PAUSE).await;
+                    };
+                    tokio::select! {
+                        () = self.stay.over() => return Err(End::AccessEnded),
+                        rung = timeout(LOOK_INTERVAL, ring) => if rung.is_err() {
+                            return Ok(Bytes::from_static(HEARTBEAT));
+                        }
+                    }
+                }
+                Step::End => return Err(End::Complete),
             }
-        })
-        .await
-        .flatten()
+        }
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) clock: Option<(UnixMillis, Instant)>,
     pub(super) heartbeats: u64,
     pub(super) lag: Option<Duration>,
+    /// When the last notification came.
+    pub(super) heard_at: Option<Instant>,
 }
 
 /// What has been counted.
@@ -51,11 +53,11 @@ impl State {
         }
     }
 
-    /// Counts a delta in every series that covers it, unless it was counted before.
-    pub(super) fn accept(&mut self, delta: &Delta) {
-        let Some(position) = &mut self.position else { return };
+    /// Counts a delta in every series that covers it, unless it was counted before. Whether it was not.
+    pub(super) fn accept(&mut self, delta: &Delta) -> bool {
+        let Some(position) = &mut self.position else { return false };
         if position.snapshot.sees(delta.xid) || !position.heard.insert(delta.id) {
-            return;
+            return false;
         }
         self.heard.push((delta.xid, delta.id));
         for series in self.series.covering(delta) {
@@ -64,6 +66,7 @@ impl State {
                 list(series, &mut self.dirty);
             }
         }
+        true
     }
 
     /// Has a series published though it has heard nothing.

@@ -116,6 +116,9 @@ impl Subscription {
                 (self.told, self.heard) = (news.told, Some(news.number));
                 return Ok(Step::Send(news.bytes.clone()));
             }
+            if self.interval.is_none() {
+                self.hub.metrics.skipped.inc_by(news.number - heard - 1);
+            }
         }
         self.ask()
     }

@@ -34,7 +34,7 @@ const MOST_ROWS: usize = 100;
 /// Rows of a kind that may wait. They are written within half a second or so; whoever comes on top of them is told to
 /// come again, which is better than an answer that comes too late. A row takes about 200 bytes here, a base item with the
 /// longest description 40 KB.
-const MOST_WAITING: usize = 8192;
+pub const MOST_WAITING: usize = 8192;
 
 /// A handle for creating single rows, in somebody's name or nobody's. Each kind of row is written by a task of its own.
 #[derive(Clone, Debug)]

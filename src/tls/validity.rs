@@ -13,7 +13,7 @@ const VERSION: u8 = 0xa0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Validity {
     begin: DateTime<Utc>,
-    end: DateTime<Utc>,
+    pub(super) end: DateTime<Utc>,
 }
 
 impl Validity {

@@ -172,7 +172,10 @@ async fn a_message_larger_than_a_record_comes_whole() {
 async fn streams(server: &Server) -> String {
     let response = server.api.request(reqwest::Method::GET, "/metrics").send().await.expect("an answer");
     let text = response.text().await.expect("text");
-    let line = text.lines().find_map(|line| line.strip_prefix("newcycle_streams ")).expect("the gauge");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("newcycle_event_streams_open{kind=\"statistics\"} "))
+        .expect("the gauge");
     line.to_owned()
 }
 

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::metrics::ConnectionMetrics;
 use super::settings::ConnectionSettings;
 
 /// How often the log says that connections are refused: those who are refused come again, thousands of them.
@@ -18,6 +19,7 @@ pub(super) struct Places {
     most_per_address: Option<NonZeroUsize>,
     /// Held for a moment, when a connection begins or ends.
     taken: Mutex<Taken>,
+    metrics: ConnectionMetrics,
 }
 
 #[derive(Debug, Default)]
@@ -48,18 +50,17 @@ pub(in crate::http) struct Place {
 }
 
 impl Places {
-    pub(super) fn new(settings: &ConnectionSettings) -> Self {
-        Self {
-            most: settings.places(),
-            most_per_address: settings.max_connections_per_address,
-            taken: Mutex::default(),
-        }
+    pub(super) fn new(settings: &ConnectionSettings, metrics: ConnectionMetrics) -> Self {
+        let most = settings.places();
+        metrics.most.set(most.try_into().unwrap_or(i64::MAX));
+        Self { most, most_per_address: settings.max_connections_per_address, taken: Mutex::default(), metrics }
     }
 
     /// A place for a connection from that address, if there is one.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Result<Place, Full> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.all >= self.most {
+            self.metrics.refused.inc();
             return Err(taken.refuse(Full::InAll(self.most)));
         }
         let address = match self.most_per_address {
@@ -68,6 +69,7 @@ impl Places {
                 let address = one_client(address);
                 let from_here = taken.by_address.entry(address).or_default();
                 if *from_here >= most.get() {
+                    self.metrics.refused_by_address.inc();
                     return Err(taken.refuse(Full::FromAddress(most.get())));
                 }
                 *from_here += 1;
@@ -75,6 +77,7 @@ impl Places {
             }
         };
         taken.all += 1;
+        self.metrics.open.inc();
         Ok(Place { places: Arc::clone(self), address })
     }
 }
@@ -95,6 +98,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.all -= 1;
+        self.places.metrics.open.dec();
         if let Some(address) = &self.address
             && let Some(from_here) = taken.by_address.get_mut(address)
         {
@@ -123,6 +127,7 @@ mod tests {
             most,
             most_per_address: most_per_address.and_then(NonZeroUsize::new),
             taken: Mutex::default(),
+            metrics: ConnectionMetrics::default(),
         })
     }
 
