@@ -49,7 +49,7 @@ pub struct DatabaseSettings {
     /// Database of the Postgres to use [default: newcycle]
     #[arg(long, env = "PGDATABASE", value_name = "NAME", global = true)]
     pub pgdatabase: Option<String>,
-    /// How many connections the server keeps at most, for requests; it has seven more of its own, and one for each export that is made
+    /// How many connections the server keeps at most, for requests; it has eight more of its own, and one for each export that is made
     #[arg(long, env = "NEWCYCLE_DATABASE_CONNECTIONS", value_name = "N", default_value_t = 16, global = true)]
     pub database_connections: u32,
     /// Where newcycle's own Postgres and other files are kept

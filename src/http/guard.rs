@@ -32,6 +32,9 @@ use crate::audit::{self, Author};
 use crate::auth::{Authority, Caller, Presented, Refusal};
 use crate::hub::Holder;
 
+/// How those are answered who are not let in.
+const REFUSALS: [u16; 4] = [401, 403, 421, 429];
+
 /// What the guard found out about a request. Handlers get it as an `Extension`.
 #[derive(Clone, Debug)]
 pub(super) struct Admitted {
@@ -80,11 +83,16 @@ pub(super) async fn guard(State(Guard(guard)): State<Guard>, mut request: Reques
     };
     guard.rates.tell(found.key, found.address, response.headers_mut());
     let status = response.status();
-    if matches!(status.as_u16(), 401 | 403 | 421 | 429) {
+    if is_refusal(status) {
         guard.refused.get_or_create(&Refused { status: status.as_u16() }).inc();
         guard.refusals.wait(found.who, status == StatusCode::TOO_MANY_REQUESTS).await;
     }
     response
+}
+
+/// Whether an answer says that its request was not let in: it comes later than it could.
+pub(super) fn is_refusal(status: StatusCode) -> bool {
+    REFUSALS.contains(&status.as_u16())
 }
 
 /// What was found out about a request, also one that is refused.
@@ -100,7 +108,11 @@ struct Found {
 impl Guard {
     /// One that goes by these settings.
     pub(super) fn new(authority: Authority, rates: RateSettings, pool: PgPool, registry: &mut Registry) -> Self {
-        let refused = Family::default();
+        let refused = Family::<Refused, Counter>::default();
+        for status in REFUSALS {
+            // What begins with the first one is not seen to have grown.
+            let _ = refused.get_or_create_owned(&Refused { status });
+        }
         registry.register(
             "refused_requests",
             "Requests that the guard did not let in, by status",

@@ -36,6 +36,7 @@ mod keys;
 mod ledger;
 mod limits;
 mod load;
+mod metrics;
 mod notifications;
 mod openapi;
 mod parents;
