@@ -302,6 +302,15 @@ async fn what_waits_in_the_database_is_told() {
     )
     .await;
     until(api, "jobs{kind=\"stream\",state=\"due\"}", 1.0).await;
+    join_all((0..50).map(|_| Scrape::of(api))).await;
+    let asking: i64 = sqlx::query_scalar(
+        "select count(*) from pg_stat_activity
+        where application_name = 'newcycle metrics' and datname = current_database()",
+    )
+    .fetch_one(pool)
+    .await
+    .expect("a number");
+    assert_eq!(asking, 1, "many who ask are one for the database");
     let scrape = Scrape::of(api).await;
     for state in ["running", "scheduled", "stopped"] {
         assert_eq!(scrape.figure(&format!("jobs{{kind=\"stream\",state=\"{state}\"}}")), 1.0, "{state}");
@@ -351,8 +360,8 @@ async fn a_database_that_is_away_or_silent_keeps_nobody_from_knowing() {
         until(api, "database_up", 1.0).await;
         assert!(Scrape::of(api).await.find("dead_letters{state=\"dead\"}").is_some());
         proxy.set(network);
-        until(api, "database_up", 0.0).await;
         let start = Instant::now();
+        until(api, "database_up", 0.0).await;
         let scrapes = join_all((0..20).map(|_| Scrape::of(api))).await;
         assert!(start.elapsed() < PROMPTLY, "{network:?}: it took {:?}", start.elapsed());
         for scrape in scrapes {
