@@ -39,7 +39,7 @@ impl Figures {
         if let Some(tls) = tls {
             registry.register_collector(Box::new(Certificate(tls.clone())));
         }
-        let backlog = Backlog::of(database.own_pool.connect_options());
+        let backlog = Backlog::of(database.own_pool.clone());
         registry.register_collector(Box::new(backlog.clone()));
         let mut process = Registry::default();
         process::register(&mut process);

@@ -13,8 +13,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, PgConnection, PgPool};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -40,7 +39,8 @@ pub(super) struct Backlog(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    options: PgConnectOptions,
+    /// Knows where the database is, which may change. No connection is taken from it.
+    pool: PgPool,
     /// Held while the database is asked: whoever comes meanwhile waits for the same answer.
     looking: tokio::sync::Mutex<Looking>,
     seen: Mutex<Arc<Seen>>,
@@ -93,18 +93,14 @@ struct DataStream {
 }
 
 impl Backlog {
-    pub(super) fn of(options: Arc<PgConnectOptions>) -> Self {
-        let options = Arc::unwrap_or_clone(options)
-            .application_name("newcycle metrics")
-            // Who gave up does not leave Postgres with the work.
-            .options([("statement_timeout", LOOK_UP_TIMEOUT.as_millis())])
-            .disable_statement_logging();
-        Self(Arc::new(Inner { options, looking: tokio::sync::Mutex::default(), seen: Mutex::default() }))
+    /// Of the database of a pool.
+    pub(super) fn of(pool: PgPool) -> Self {
+        Self(Arc::new(Inner { pool, looking: tokio::sync::Mutex::default(), seen: Mutex::default() }))
     }
 
     /// Looks how things are, unless somebody has a moment ago.
     pub(super) async fn look_up(&self) {
-        let Inner { options, looking, seen: last_seen } = &*self.0;
+        let Inner { pool, looking, seen: last_seen } = &*self.0;
         let mut looking = looking.lock().await;
         if looking.looked.is_some_and(|looked| looked.elapsed() < KEPT) {
             return;
@@ -114,19 +110,18 @@ impl Backlog {
         // Taken, so that it is closed if this ends before its time.
         let mut connection = looking.connection.take();
         let asking = async {
-            let reused = match &mut connection {
-                // One that was left to itself may have been lost meanwhile.
-                Some(connection) => sqlx::query("select 1").execute(connection).await.is_ok(),
-                None => false,
-            };
-            if !reused {
-                connection = None;
+            // One that was left to itself may have been lost meanwhile, or its database may be another's standby by now.
+            if let Some(kept) = &mut connection {
+                seen.is_up = takes_writes(kept).await.unwrap_or(false);
             }
             let connection = match &mut connection {
-                Some(connection) => connection,
-                None => connection.insert(options.connect().await?),
+                Some(connection) if seen.is_up => connection,
+                other => {
+                    let connection = other.insert(connect(pool).await?);
+                    seen.is_up = takes_writes(connection).await?;
+                    connection
+                }
             };
-            seen.is_up = true;
             seen.work = Some(Work::look_up(connection).await?);
             Ok::<_, sqlx::Error>(())
         };
@@ -141,6 +136,19 @@ impl Backlog {
         looking.looked = Some(Instant::now());
         *last_seen.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(seen);
     }
+}
+
+async fn connect(pool: &PgPool) -> Result<PgConnection, sqlx::Error> {
+    let options = Arc::unwrap_or_clone(pool.connect_options())
+        .application_name("newcycle metrics")
+        // Who gave up does not leave Postgres with the work.
+        .options([("statement_timeout", LOOK_UP_TIMEOUT.as_millis())])
+        .disable_statement_logging();
+    options.connect().await
+}
+
+async fn takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select not pg_is_in_recovery()").fetch_one(connection).await
 }
 
 impl Work {
@@ -213,7 +221,7 @@ impl Work {
 impl Collector for Backlog {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let seen = Arc::clone(&self.0.seen.lock().unwrap_or_else(PoisonError::into_inner));
-        let help = "Whether Postgres takes a connection and answers";
+        let help = "Whether Postgres takes a connection and answers, and is no standby";
         encode_gauge(&mut encoder, "database_up", help, None, u64::from(seen.is_up))?;
         let help =
             "Whether it also told all of jobs, exports and data streams in time: if not, their figures are missing";
