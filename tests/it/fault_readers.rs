@@ -18,6 +18,8 @@ use crate::load::{Load, Place};
 const READERS: usize = 2_000;
 /// One array of this soon fills what the kernel keeps for a reader who takes nothing.
 const ARRAY: &str = "/statistics/user-creation/millisecond?limit=10000";
+/// How many streams are open, as the server counts them.
+const OPEN: &str = "newcycle_event_streams_open{kind=\"statistics\"} ";
 /// As little as the kernel lets a reader take.
 const RECEIVED: u32 = 4_096;
 
@@ -107,7 +109,7 @@ async fn readers_who_vanish_without_a_word_are_noticed() {
         let metrics = format!("exec {} curl --silent {}/metrics", island.on_it(), server.api.url);
         let answer = Command::new("sh").args(["-c", &metrics]).output().await.expect("curl");
         let text = String::from_utf8(answer.stdout).expect("text");
-        text.lines().find_map(|line| line.strip_prefix("newcycle_streams ")).map(str::to_owned)
+        text.lines().find_map(|line| line.strip_prefix(OPEN)).map(str::to_owned)
     };
     let until = async |wanted: &str| {
         eventually(|| async {

@@ -337,7 +337,10 @@ impl Report {
         line("memory in the last fifth, by that of the second", &format!("{:.3}", self.growth()));
         for (what, name) in [
             ("connections to listen that were lost and made again", "newcycle_listener_reconnects_total"),
-            ("changes that a sweep found and no notification told", "newcycle_sweep_corrections_total"),
+            (
+                "changes that a sweep found while no notification came",
+                "newcycle_sweep_corrections_total{news=\"none\"}",
+            ),
         ] {
             line(what, &self.metric(name));
         }
