@@ -135,7 +135,8 @@ pub trait Record: Clone + Serialize + for<'r> FromRow<'r, PgRow> + Send + Sync +
     const TABLE: &'static str;
     /// What it refers to.
     const PARENTS: &'static [Parent];
-    /// Inserts those whose ids are not taken, and returns them; binds as [`NewRecord::bind`] does, the ids first.
+    /// Inserts those whose ids are not taken, and returns them; binds as [`NewRecord::bind`] does, the ids first. What does
+    /// not say when it happened gets the transaction's moment, unless the clock was set back since: the future is refused.
     const INSERT: &'static str;
     /// How many arrays that binds.
     const COLUMNS: usize;

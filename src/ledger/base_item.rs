@@ -46,7 +46,7 @@ impl Record for BaseItem {
     const TABLE: &'static str = "base_items";
     const PARENTS: &'static [Parent] = &[];
     const INSERT: &'static str = "insert into base_items (id, description, created_at)
-        select id, description, coalesce(created_at, now())
+        select id, description, coalesce(created_at, least(now(), clock_timestamp()))
         from unnest($1::uuid[], $2::text[], $3::timestamptz[]) as new (id, description, created_at)
         on conflict (id) do nothing returning id, description, created_at";
     const COLUMNS: usize = 3;
@@ -60,7 +60,7 @@ impl Record for BaseItem {
         (line bigint, id uuid, description text, created_at timestamptz) on commit drop";
     const COPY_STAGED: &'static str = "copy staged_base_items from stdin with (format binary)";
     const MERGE: &'static str = "insert into base_items (id, description, created_at)
-        select distinct on (id) id, description, coalesce(created_at, now()) from staged_base_items
+        select distinct on (id) id, description, coalesce(created_at, least(now(), clock_timestamp())) from staged_base_items
         order by id, line on conflict (id) do nothing";
     const CONFLICTS: &'static str = "select s.line from staged_base_items s join base_items r on r.id = s.id
         where r.description <> s.description or r.created_at <> s.created_at";

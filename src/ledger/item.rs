@@ -45,7 +45,7 @@ impl Record for Item {
     const TABLE: &'static str = "items";
     const PARENTS: &'static [Parent] = &[BASE_ITEM];
     const INSERT: &'static str = "insert into items (id, base_item_id, created_at)
-        select id, base_item_id, coalesce(created_at, now())
+        select id, base_item_id, coalesce(created_at, least(now(), clock_timestamp()))
         from unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) as new (id, base_item_id, created_at)
         on conflict (id) do nothing returning id, base_item_id, created_at";
     const COLUMNS: usize = 3;
@@ -59,7 +59,7 @@ impl Record for Item {
         (line bigint, id uuid, base_item_id uuid, created_at timestamptz) on commit drop";
     const COPY_STAGED: &'static str = "copy staged_items from stdin with (format binary)";
     const MERGE: &'static str = "insert into items (id, base_item_id, created_at)
-        select distinct on (id) id, base_item_id, coalesce(created_at, now()) from staged_items
+        select distinct on (id) id, base_item_id, coalesce(created_at, least(now(), clock_timestamp())) from staged_items
         order by id, line on conflict (id) do nothing";
     const CONFLICTS: &'static str = "select s.line from staged_items s join items r on r.id = s.id
         where r.base_item_id <> s.base_item_id or r.created_at <> s.created_at";

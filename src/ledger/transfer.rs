@@ -52,7 +52,7 @@ impl Record for Transfer {
     const TABLE: &'static str = "transfers";
     const PARENTS: &'static [Parent] = &[ITEM, OWNER];
     const INSERT: &'static str = "insert into transfers (id, item_id, owner_id, timestamp)
-        select id, item_id, owner_id, coalesce(timestamp, now())
+        select id, item_id, owner_id, coalesce(timestamp, least(now(), clock_timestamp()))
         from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::timestamptz[]) as new (id, item_id, owner_id, timestamp)
         on conflict (id) do nothing returning id, item_id, owner_id, timestamp";
     const COLUMNS: usize = 4;
@@ -66,7 +66,7 @@ impl Record for Transfer {
         (line bigint, id uuid, item_id uuid, owner_id uuid, timestamp timestamptz) on commit drop";
     const COPY_STAGED: &'static str = "copy staged_transfers from stdin with (format binary)";
     const MERGE: &'static str = "insert into transfers (id, item_id, owner_id, timestamp)
-        select distinct on (id) id, item_id, owner_id, coalesce(timestamp, now()) from staged_transfers
+        select distinct on (id) id, item_id, owner_id, coalesce(timestamp, least(now(), clock_timestamp())) from staged_transfers
         order by id, line on conflict (id) do nothing";
     const CONFLICTS: &'static str = "select s.line from staged_transfers s join transfers r on r.id = s.id
         where r.item_id <> s.item_id or r.owner_id <> s.owner_id or r.timestamp <> s.timestamp";

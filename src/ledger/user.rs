@@ -41,7 +41,7 @@ impl Record for User {
     const TABLE: &'static str = "users";
     const PARENTS: &'static [Parent] = &[];
     const INSERT: &'static str = "insert into users (id, created_at)
-        select id, coalesce(created_at, now())
+        select id, coalesce(created_at, least(now(), clock_timestamp()))
         from unnest($1::uuid[], $2::timestamptz[]) as new (id, created_at)
         on conflict (id) do nothing returning id, created_at";
     const COLUMNS: usize = 2;
@@ -55,7 +55,7 @@ impl Record for User {
         (line bigint, id uuid, created_at timestamptz) on commit drop";
     const COPY_STAGED: &'static str = "copy staged_users from stdin with (format binary)";
     const MERGE: &'static str = "insert into users (id, created_at)
-        select distinct on (id) id, coalesce(created_at, now()) from staged_users
+        select distinct on (id) id, coalesce(created_at, least(now(), clock_timestamp())) from staged_users
         order by id, line on conflict (id) do nothing";
     const CONFLICTS: &'static str = "select s.line from staged_users s join users r on r.id = s.id
         where r.created_at <> s.created_at";
