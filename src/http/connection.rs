@@ -31,6 +31,8 @@ use futures_util::future::poll_fn;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -61,6 +63,11 @@ pub(super) use wire::Wire;
 /// The pause after a connection could not be accepted, most often because too many files are open: asking again at once
 /// would take a core, and the next connection waits with the kernel meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// So much of what a client does not take waits with the kernel, and the rest here, where streams share it. Without a limit the
+/// kernel keeps up to four megabytes for each (tcp_wmem), of memory that all connections of the machine have together: two
+/// thousand readers who read nothing took what there is (tcp_mem), and everybody's connections came to a standstill.
+#[cfg(target_os = "linux")]
+const MOST_UNSENT_BYTES: u32 = 64 * 1024;
 /// Who has connected when the server stops has so long to say what they want: it may be on its way.
 const LINGER: Duration = Duration::from_millis(100);
 /// So many clients are told at once that there is no room for them; more are just closed, as those who are told take
@@ -108,6 +115,8 @@ impl Connections {
         // Messages are small and written whole: waiting for more to fill a packet would only delay them.
         let _ = socket.set_nodelay(true);
         let _ = self.keep_alive.watch(&socket);
+        #[cfg(target_os = "linux")]
+        let _ = SockRef::from(&socket).set_tcp_notsent_lowat(MOST_UNSENT_BYTES);
         match self.places.take(peer.ip()) {
             Err(full) => self.refuse(socket, full, tasks),
             Ok(place) => {
