@@ -1,7 +1,7 @@
 # What people and CI run. Targets with a comment after ## are listed by `make help`.
 
 .PHONY: help run demo postgres dashboard test format lint docs test-rust test-dashboard test-browser \
-	bench bench-dashboard soak screenshots have-cargo have-node
+	conformance fuzz bench bench-dashboard soak screenshots have-cargo have-node have-python
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -65,6 +65,18 @@ screenshots: have-cargo postgres dashboard ## take the pictures in docs/ anew
 	cargo build --locked
 	@scripts/browser-tests.sh --config screenshots.config.ts
 
+# Looking for what nobody thought of: not part of `make test`, as it takes minutes
+
+# `make conformance EXAMPLES=200 SEED=7` for more of it and other of it.
+conformance: have-cargo have-python postgres ## drive every operation of the OpenAPI document with schemathesis
+	@mkdir -p dashboard/dist
+	cargo build --locked
+	@$(if $(EXAMPLES),EXAMPLES=$(EXAMPLES)) $(if $(SEED),SEED=$(SEED)) python3 scripts/conformance/run.py
+
+# `make fuzz only=rows seconds=600` for one target, for longer.
+fuzz: have-cargo ## give every parser of foreign bytes random ones, 30 seconds each
+	@scripts/fuzz.sh $(if $(seconds),--seconds $(seconds)) $(only)
+
 # Measuring
 
 # `make bench only="fan-out latency"` for some of it, `make bench quick=1` to try the bench itself.
@@ -88,6 +100,10 @@ soak: have-cargo postgres dashboard ## break everything again and again for an h
 
 have-cargo:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.94 or later" >&2; exit 1; }
+
+have-python:
+	@python3 -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+		{ echo "python3 is missing or too old: install Python 3.10 or later, with its module venv" >&2; exit 1; }
 
 have-node:
 	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null || \

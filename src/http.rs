@@ -175,7 +175,7 @@ fn routes() -> OpenApiRouter<App> {
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let mut document = document::with_security(routes().into_openapi());
     document.merge(health::router().into_openapi());
-    document::with_references(document)
+    document::with_closed_choices(document::with_references(document))
 }
 
 /// Everything that is served.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use utoipa::openapi::path::Operation;
-use utoipa::openapi::schema::ArrayItems;
+use utoipa::openapi::schema::{AdditionalProperties, ArrayItems};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi, Ref, RefOr, ResponseBuilder, Schema};
 use utoipa::{IntoResponses, ToSchema};
@@ -24,6 +24,26 @@ pub(super) enum OneOrMany<T> {
     /// Many rows: all or none, unless `skip_rejected` is set.
     Many(Vec<T>),
 }
+
+/// One of the events that the body of a stream consists of.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a schema: events are written as text")]
+pub(super) struct ServerSentEvent {
+    /// What happened, most often as JSON.
+    data: String,
+    /// What kind of event it is; `message`, if it has no name.
+    #[schema(nullable = false)]
+    event: Option<String>,
+    /// From where another connection resumes (`Last-Event-ID`).
+    #[schema(nullable = false)]
+    id: Option<String>,
+}
+
+/// A file that is no text.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "a schema: files are sent as they are")]
+pub(super) struct FileBytes(Vec<u8>);
 
 /// What can go wrong with rows that are sent.
 #[derive(IntoResponses)]
@@ -215,6 +235,30 @@ pub(super) fn with_references(mut document: OpenApi) -> OpenApi {
         }
     }
     document
+}
+
+/// The document with choices that take nothing besides: serde says so of enums with named variants, and utoipa does not.
+pub(super) fn with_closed_choices(mut document: OpenApi) -> OpenApi {
+    for schema in document.components.iter_mut().flat_map(|components| components.schemas.values_mut()) {
+        if let RefOr::T(Schema::OneOf(one_of)) = schema {
+            one_of.items.iter_mut().filter(|variant| is_named_variant(variant)).for_each(close);
+        }
+    }
+    document
+}
+
+/// Whether it is an object of one field, which is needed: the variant's name.
+fn is_named_variant(schema: &RefOr<Schema>) -> bool {
+    matches!(schema, RefOr::T(Schema::Object(object)) if object.properties.len() == 1 && object.required.len() == 1)
+}
+
+fn close(schema: &mut RefOr<Schema>) {
+    if let RefOr::T(Schema::Object(object)) = schema
+        && !object.properties.is_empty()
+    {
+        object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        object.properties.values_mut().for_each(close);
+    }
 }
 
 /// The document of guarded routes with how callers say who they are, and what is answered to those who may not. Operations

@@ -16,7 +16,9 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::document::{DownloadProblems, LookupProblems, QueryProblems, StartProblems, TransitionProblems};
+use super::document::{
+    DownloadProblems, FileBytes, LookupProblems, QueryProblems, ServerSentEvent, StartProblems, TransitionProblems,
+};
 use super::download::Download;
 use super::extract::{self, Path, Query, moment};
 use super::guard::{Admitted, Allowed, ManageExports};
@@ -198,7 +200,7 @@ async fn until_over(
 #[utoipa::path(
     get, path = "/exports", operation_id = "list_exports", tag = "exports", security(("key" = ["exports"])), params(ListQuery),
     responses(
-        (status = 200, description = "A page", content((Page<Export> = "application/json"), (String = "text/event-stream"))),
+        (status = 200, description = "A page", content((Page<Export> = "application/json"), (ServerSentEvent = "text/event-stream"))),
         QueryProblems,
     )
 )]
@@ -244,7 +246,7 @@ async fn get(
     get, path = "/exports/{id}/events", operation_id = "watch_export", tag = "exports", security(("key" = ["exports"])),
     params(("id" = Uuid, Path), ("Last-Event-ID" = Option<String>, Header, nullable = false, description = "What was seen last")),
     responses(
-        (status = 200, description = "The export, again and again", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "The export, again and again", body = ServerSentEvent, content_type = "text/event-stream"),
         (status = 204, description = "It is over, and that was seen"),
         LookupProblems,
     )
@@ -305,11 +307,17 @@ async fn cancel(
         ("If-None-Match" = Option<String>, Header, nullable = false, description = "Answers 304 if this is the `ETag`"),
     ),
     responses(
-        (status = 200, description = "The file", body = Vec<u8>, content_type = "application/octet-stream", headers(
+        (status = 200, description = "The file", content(
+            (String = "text/csv"), (String = "application/x-ndjson"), (FileBytes = "application/vnd.apache.parquet"),
+            (FileBytes = "application/gzip"), (FileBytes = "application/zstd"),
+        ), headers(
             ("ETag" = String, description = "The SHA-256 of the file"),
             ("Content-Disposition" = String, description = "With the name of the file"),
         )),
-        (status = 206, description = "The part that was asked for", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 206, description = "The part that was asked for", content(
+            (String = "text/csv"), (String = "application/x-ndjson"), (FileBytes = "application/vnd.apache.parquet"),
+            (FileBytes = "application/gzip"), (FileBytes = "application/zstd"),
+        )),
         (status = 304, description = "The client has the file"),
         DownloadProblems,
     )

@@ -147,11 +147,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
         let query = parts.uri.query().unwrap_or_default();
         let pairs = serde_html_form::Deserializer::from_bytes(query.as_bytes());
-        serde_path_to_error::deserialize(pairs).map(Self).map_err(|error| {
+        let value = serde_path_to_error::deserialize(pairs).map_err(|error| {
             let path = error.path().to_string();
             let message = error.into_inner().to_string();
             Problem::field(field_of(&path, &message), message)
-        })
+        })?;
+        // Some types would be read as if the parameter was not there, and the answer would be to another question.
+        match url::form_urlencoded::parse(query.as_bytes()).find(|(_, value)| value.is_empty()) {
+            Some((name, _)) => Err(Problem::field(name, "must not be empty")),
+            None => Ok(Self(value)),
+        }
     }
 }
 

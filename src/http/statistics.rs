@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::document::QueryProblems;
+use super::document::{QueryProblems, ServerSentEvent};
 use super::extract::{Path, Query, moment};
 use super::guard::{Allowed, StatisticsRead};
 use super::limits::Limits;
@@ -92,7 +92,7 @@ pub(super) enum Fill {
         CountsQuery,
     ),
     responses(
-        (status = 200, description = "The counts", content((Vec<Count> = "application/json"), (String = "text/event-stream"))),
+        (status = 200, description = "The counts", content((Vec<Count> = "application/json"), (ServerSentEvent = "text/event-stream"))),
         QueryProblems,
     )
 )]
@@ -242,7 +242,7 @@ struct StreamQuery {
     get, path = "/statistics/stream", operation_id = "stream_counts", tag = "statistics", security(("key" = ["statistics:read"])),
     params(StreamQuery, ("Last-Event-ID" = Option<String>, Header, nullable = false, description = "Resume after this message")),
     responses(
-        (status = 200, description = "Events, until either side ends it", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "Events, until either side ends it", body = ServerSentEvent, content_type = "text/event-stream"),
         QueryProblems,
     )
 )]

@@ -13,7 +13,9 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::document::{GoneProblems, LookupProblems, QueryProblems, StartProblems, TransitionProblems};
+use super::document::{
+    GoneProblems, LookupProblems, QueryProblems, ServerSentEvent, StartProblems, TransitionProblems,
+};
 use super::extract::{self, Path, Query};
 use super::guard::{Allowed, ManageStreams};
 use super::problem::Problem;
@@ -70,7 +72,7 @@ async fn create(
 #[utoipa::path(
     get, path = "/streams", operation_id = "list_streams", tag = "streams", security(("key" = ["streams:manage"])), params(ListQuery),
     responses(
-        (status = 200, description = "A page", content((Page<Stream> = "application/json"), (String = "text/event-stream"))),
+        (status = 200, description = "A page", content((Page<Stream> = "application/json"), (ServerSentEvent = "text/event-stream"))),
         QueryProblems,
     )
 )]
@@ -149,7 +151,7 @@ async fn remove(
 #[utoipa::path(
     get, path = "/streams/{id}/events", operation_id = "watch_stream", tag = "streams", security(("key" = ["streams:manage"])), params(("id" = Uuid, Path)),
     responses(
-        (status = 200, description = "The stream, again and again", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "The stream, again and again", body = ServerSentEvent, content_type = "text/event-stream"),
         LookupProblems,
     )
 )]

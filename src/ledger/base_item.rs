@@ -33,7 +33,7 @@ pub struct NewBaseItem {
     /// An id of the caller's own makes a retry safe.
     pub id: Option<Uuid>,
     /// What it is, in words.
-    #[schema(min_length = 1, max_length = 10_000)]
+    #[schema(min_length = 1, max_length = 10_000, pattern = r"^[^\x00]*$")]
     pub description: String,
     /// When it was inserted; now, unless said otherwise.
     #[serde(default, deserialize_with = "microseconds")]

@@ -27,12 +27,17 @@ const LONGEST_INTERVAL: i64 = 366 * 24 * 60 * 60;
 #[serde(deny_unknown_fields)]
 pub struct NewStream {
     /// What people call it. No other stream may have this name.
-    #[schema(min_length = 1, max_length = 100, example = "crm")]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+        example = "crm"
+    )]
     pub name: String,
     /// What is fetched.
     pub source: SourceSettings,
     /// How many seconds lie between its runs; 300, unless `cron` says otherwise.
-    #[schema(minimum = 1, default = 300)]
+    #[schema(minimum = 1, maximum = 31_622_400, default = 300)]
     pub interval_seconds: Option<i64>,
     /// When it runs: minute, hour, day of month, month, day of week.
     #[schema(example = "*/15 8-18 * * MON-FRI")]
@@ -42,6 +47,7 @@ pub struct NewStream {
     pub timezone: Option<String>,
     /// What is done to each record before it is stored, step by step.
     #[serde(default)]
+    #[schema(max_items = 100)]
     pub transform: Vec<Step>,
     /// Where records go besides.
     pub destination: Option<Destination>,
@@ -60,18 +66,23 @@ const fn stopped() -> Desired {
 #[serde(deny_unknown_fields)]
 pub struct Change {
     /// What people call it.
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub name: Option<String>,
     /// What is fetched. Without `auth`, the secret stays, if the source is at the same place.
     pub source: Option<SourceSettings>,
     /// How many seconds lie between its runs, instead of `cron`.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 31_622_400)]
     pub interval_seconds: Option<i64>,
     /// When it runs, instead of `interval_seconds`.
     pub cron: Option<String>,
     /// By whose clocks.
     pub timezone: Option<String>,
     /// What is done to each record before it is stored.
+    #[schema(max_items = 100)]
     pub transform: Option<Vec<Step>>,
     /// Where records go besides; null for nowhere.
     #[serde(default, deserialize_with = "given")]

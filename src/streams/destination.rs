@@ -34,19 +34,15 @@ pub enum Destination {
 pub struct LedgerMapping {
     /// The kind of thing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub base_item: Option<BaseItemMapping>,
     /// The single piece; needs `base_item`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub item: Option<ItemMapping>,
     /// Who has it. A record in which this is missing has no user, and no transfer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub user: Option<UserMapping>,
     /// Since when; needs `item` and `user`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub transfer: Option<TransferMapping>,
 }
 
@@ -58,7 +54,6 @@ pub struct BaseItemMapping {
     pub key: Field,
     /// What it is, in words; the key, unless said otherwise. The first description stays.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub description: Option<Field>,
 }
 
@@ -70,7 +65,6 @@ pub struct ItemMapping {
     pub key: Field,
     /// When it came into being (RFC 3339); when it was first fetched, unless said otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub created_at: Option<Field>,
 }
 

@@ -7,15 +7,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::json::{MOST_LEVELS, is_deeper};
+
 /// A part of a record: `name`, or `/properties/name` for one that lies deeper.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schema(value_type = String, example = "/properties/name")]
+#[schema(value_type = String, pattern = r"^(/([^~]|~[01])*|[^/][\s\S]*)?$", example = "/properties/name")]
 pub struct Field(PointerBuf);
 
 /// A pointer that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither a field's name nor a JSON Pointer, as /properties/name")]
+#[error("{0:?} is neither a field's name nor a JSON Pointer of 100 parts at most, as /properties/name")]
 pub struct MalformedField(String);
 
 impl TryFrom<String> for Field {
@@ -23,7 +25,8 @@ impl TryFrom<String> for Field {
 
     fn try_from(text: String) -> Result<Self, MalformedField> {
         if text.is_empty() || text.starts_with('/') {
-            PointerBuf::parse(text.clone()).map(Self).map_err(|_| MalformedField(text))
+            let pointer = PointerBuf::parse(text.clone()).ok().filter(|pointer| pointer.count() <= MOST_LEVELS);
+            pointer.map(Self).ok_or(MalformedField(text))
         } else {
             Ok(Self(PointerBuf::from_tokens([text])))
         }
@@ -75,6 +78,9 @@ impl Field {
 
     /// Puts a value there, and makes what has to be around it.
     pub fn put(&self, record: &mut Value, value: Value) -> Result<(), String> {
+        if is_deeper(&value, MOST_LEVELS.saturating_sub(self.0.count())) {
+            return Err(format!("{self} cannot be set: the record would have more than {MOST_LEVELS} levels"));
+        }
         self.0.assign(record, value).map(drop).map_err(|error| format!("{self} cannot be set: {error}"))
     }
 
@@ -112,6 +118,18 @@ mod tests {
             [Some("7".to_owned()), Some("true".to_owned()), None]
         );
         assert!(Field::try_from("/a~2".to_owned()).is_err());
+    }
+
+    #[test]
+    fn a_record_gets_no_more_levels_than_can_be_read_again() {
+        assert!(Field::try_from("/a".repeat(MOST_LEVELS + 1)).is_err());
+        let deep = field(&"/a".repeat(MOST_LEVELS));
+        let mut record = json!({});
+        deep.put(&mut record, json!(1)).expect("room");
+        let before = record.clone();
+        assert!(deep.put(&mut record, json!([])).is_err());
+        assert!(field("a").put(&mut record.clone(), before.clone()).is_err());
+        assert_eq!(record, before);
     }
 
     #[test]

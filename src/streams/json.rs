@@ -7,6 +7,10 @@ use serde_json::{Number, Value};
 /// room, however short it is written.
 const MOST_DIGITS: usize = 1_000;
 
+/// Values lie within each other no deeper than this. serde_json reads 127 levels, and what is kept has to be read again, also
+/// as part of something else; and what is walked through level by level must not use up the stack.
+pub(super) const MOST_LEVELS: usize = 100;
+
 /// Reads JSON. What of its text is not Unicode becomes U+FFFD, and a byte order mark is left out: a few bytes spoil no page.
 pub(super) fn parse(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -44,29 +48,53 @@ fn unit(text: &str) -> Option<u32> {
     digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, 16).ok())?
 }
 
+/// Whether a value has more levels than these. A text or a number has none.
+pub(super) fn is_deeper(value: &Value, levels: usize) -> bool {
+    match (value, levels.checked_sub(1)) {
+        (Value::Array(_) | Value::Object(_), None) => true,
+        (Value::Array(values), Some(rest)) => values.iter().any(|value| is_deeper(value, rest)),
+        (Value::Object(fields), Some(rest)) => fields.values().any(|value| is_deeper(value, rest)),
+        _ => false,
+    }
+}
+
 /// Why a value is not kept; nothing if it can be.
 pub(super) fn refusal(value: &Value) -> Option<&'static str> {
+    if is_deeper(value, MOST_LEVELS) {
+        return Some("has more than 100 levels");
+    }
+    refusal_of_content(value)
+}
+
+fn refusal_of_content(value: &Value) -> Option<&'static str> {
     let refusal_of_text =
         |text: &str| text.contains('\0').then_some("has a NUL character, which Postgres cannot store");
     match value {
         Value::Null | Value::Bool(_) => None,
         Value::Number(number) => is_too_long(number).then_some("has a number of more than 1,000 digits"),
         Value::String(text) => refusal_of_text(text),
-        Value::Array(values) => values.iter().find_map(refusal),
+        Value::Array(values) => values.iter().find_map(refusal_of_content),
         Value::Object(fields) => {
-            fields.iter().find_map(|(name, value)| refusal_of_text(name).or_else(|| refusal(value)))
+            fields.iter().find_map(|(name, value)| refusal_of_text(name).or_else(|| refusal_of_content(value)))
         }
     }
 }
 
 /// The same for people to look at, without what is not kept.
 pub(super) fn displayable(value: Value) -> Value {
+    displayable_within(value, MOST_LEVELS)
+}
+
+fn displayable_within(value: Value, levels: usize) -> Value {
     let clean = |text: String| text.replace('\0', "\u{2400}");
+    let within = |value| displayable_within(value, levels - 1);
     match value {
+        // What is written has no NUL but as an escape.
+        Value::Array(_) | Value::Object(_) if levels == 0 => value.to_string().into(),
         Value::String(text) => clean(text).into(),
         Value::Number(number) if is_too_long(&number) => number.to_string().into(),
-        Value::Array(values) => values.into_iter().map(displayable).collect(),
-        Value::Object(fields) => fields.into_iter().map(|(name, value)| (clean(name), displayable(value))).collect(),
+        Value::Array(values) => values.into_iter().map(within).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (clean(name), within(value))).collect(),
         other => other,
     }
 }
@@ -176,6 +204,16 @@ mod tests {
             ("\"9\"", "\"10\"", "\"9\""),
         ] {
             assert_eq!(greater(read(one), read(other)), read(expected));
+        }
+    }
+
+    #[test]
+    fn what_has_too_many_levels_is_refused_and_can_be_looked_at() {
+        let nested = |levels| read(&format!("{}\"\\u0000\"{}", "[".repeat(levels), "]".repeat(levels)));
+        assert!(!is_deeper(&nested(MOST_LEVELS), MOST_LEVELS) && is_deeper(&nested(MOST_LEVELS + 1), MOST_LEVELS));
+        for levels in [MOST_LEVELS, MOST_LEVELS + 1, 127] {
+            assert!(refusal(&nested(levels)).is_some());
+            assert_eq!(refusal(&displayable(nested(levels))), None, "{levels}");
         }
     }
 

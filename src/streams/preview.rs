@@ -37,19 +37,17 @@ const KEPT: &str = "10 minutes";
 #[serde(deny_unknown_fields)]
 pub struct NewPreview {
     /// What is fetched: the first page of it. Not needed with `sample`.
-    #[schema(nullable = false)]
     pub source: Option<SourceSettings>,
     /// A stream whose secret is used, if `source` has none and is at the same place.
-    #[schema(nullable = false)]
     pub stream_id: Option<Uuid>,
     /// Records to try it on, instead of those of the source.
-    #[schema(nullable = false, max_items = 20)]
+    #[schema(max_items = 20)]
     pub sample: Option<Vec<Value>>,
     /// What is done to each.
     #[serde(default)]
+    #[schema(max_items = 100)]
     pub transform: Vec<Step>,
     /// Where they would go besides.
-    #[schema(nullable = false)]
     pub destination: Option<Destination>,
 }
 

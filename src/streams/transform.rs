@@ -14,6 +14,9 @@ use super::json;
 /// So many steps may be taken.
 pub(super) const MOST_STEPS: usize = 100;
 
+/// Templates make so much text of a record at most, in bytes: each may name what another one made, and so double it.
+const MOST_TEXT: usize = 1 << 20;
+
 /// One step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -184,6 +187,7 @@ impl From<Template> for String {
 /// What the steps make of a record: nothing if it is left out, or the reason why they do not fit it.
 pub(super) fn apply(steps: &[Step], record: Value) -> Result<Option<Value>, String> {
     let mut record = record;
+    let mut room = MOST_TEXT;
     for step in steps {
         match step {
             Step::Rename { from, to } => {
@@ -213,7 +217,7 @@ pub(super) fn apply(steps: &[Step], record: Value) -> Result<Option<Value>, Stri
             }
             Step::Constant { field, value } => field.put(&mut record, value.clone())?,
             Step::Template { field, template } => {
-                let text = template.fill(&record)?;
+                let text = template.fill(&record, &mut room)?;
                 field.put(&mut record, text.into())?;
             }
         }
@@ -234,13 +238,18 @@ impl Filter {
 }
 
 impl Template {
-    fn fill(&self, record: &Value) -> Result<String, String> {
+    fn fill(&self, record: &Value, room: &mut usize) -> Result<String, String> {
         let mut text = String::new();
+        let mut add = |piece: &str| {
+            *room = room.checked_sub(piece.len()).ok_or("the templates make more than a megabyte of this record")?;
+            text.push_str(piece);
+            Ok::<_, String>(())
+        };
         for part in &self.parts {
             match part {
-                Part::Text(literal) => text.push_str(literal),
+                Part::Text(literal) => add(literal)?,
                 Part::Value { field, is_optional } => match field.text_of(record) {
-                    Some(value) => text.push_str(&value),
+                    Some(value) => add(&value)?,
                     None if *is_optional && field.of(record).is_none() => {}
                     None => return Err(format!("{field}: the record has no text or number there")),
                 },
@@ -320,6 +329,14 @@ mod tests {
 
     fn steps(value: Value) -> Vec<Step> {
         serde_json::from_value(value).expect("steps")
+    }
+
+    #[test]
+    fn templates_that_name_each_other_do_not_grow_without_end() {
+        let step = json!({"template": {"field": "a", "template": "{a}{a}"}});
+        let doubling = |times| apply(&steps(vec![step.clone(); times].into()), json!({"a": "x"}));
+        assert_eq!(doubling(10).map(|record| record.expect("a record")["a"].as_str().map(str::len)), Ok(Some(1 << 10)));
+        assert!(doubling(MOST_STEPS).is_err());
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod audit;
 mod bulk;
 mod calendar;
 mod client;
+mod conformance;
 mod connections;
 mod counts;
 mod demo;

@@ -23,6 +23,8 @@ use crate::streams::json::greater;
 /// Headers that say who asks are kept secret, and so do not belong where everybody sees them.
 const SECRET_HEADERS: [&str; 5] = ["authorization", "cookie", "proxy-authorization", "x-api-key", "api-key"];
 const MOST_HEADERS: usize = 50;
+/// Pages are counted from 0 or 1, most often.
+const LARGEST_FIRST: u64 = 1_000_000_000;
 
 /// An HTTP API that answers with JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -39,15 +41,13 @@ pub struct HttpSource {
     pub headers: BTreeMap<String, String>,
     /// The body of a POST.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub body: Option<Value>,
     /// Who asks. Never shown again.
     #[serde(default, skip_serializing_if = "hide")]
-    #[schema(nullable = false, write_only)]
+    #[schema(write_only)]
     pub auth: Option<Auth>,
     /// How one gets from one page to the next; without, there is one page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub pagination: Option<Pagination>,
     /// Where the array of records is in an answer; the answer itself, unless said otherwise.
     #[serde(default = "Field::everything")]
@@ -59,7 +59,6 @@ pub struct HttpSource {
     pub key: Field,
     /// How only what is new is fetched; without, everything is, each time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub incremental: Option<Incremental>,
 }
 
@@ -88,6 +87,7 @@ pub enum Pagination {
         /// Where it is in an answer.
         at: Field,
         /// The parameter that it is sent in.
+        #[schema(min_length = 1)]
         parameter: String,
     },
     /// An answer has a link to the next page: somewhere in it, or in its `Link` header (RFC 8288).
@@ -100,9 +100,11 @@ pub enum Pagination {
     /// another, so that each page is read again after the next one.
     Page {
         /// The parameter that the number is sent in.
+        #[schema(min_length = 1)]
         parameter: String,
         /// The number of the first page.
         #[serde(default = "one")]
+        #[schema(maximum = 1_000_000_000)]
         first: u64,
         /// Whether pages are read again. Without, records may be missed.
         #[serde(default = "yes")]
@@ -112,6 +114,7 @@ pub enum Pagination {
     /// inserted meanwhile has moved them.
     Offset {
         /// The parameter that the number of records to leave out is sent in.
+        #[schema(min_length = 1)]
         parameter: String,
         /// Whether pages overlap. Without, records may be missed.
         #[serde(default = "yes")]
@@ -135,6 +138,7 @@ pub struct Incremental {
     /// The field of a record, for instance `updated_at`: a number, or a text that sorts, as moments in UTC do.
     pub field: Field,
     /// The parameter that the value is sent in.
+    #[schema(min_length = 1)]
     pub parameter: String,
 }
 
@@ -179,6 +183,10 @@ impl Pagination {
                 Err(Invalid::new("next_link.at", "must not be empty"))
             }
             Self::NextLink { .. } => Ok(()),
+            // There is one more after each that can be counted.
+            Self::Page { first, .. } if *first > LARGEST_FIRST => {
+                Err(Invalid::new("page.first", format!("must be at most {LARGEST_FIRST}")))
+            }
             Self::Page { parameter, .. } => not_empty("page.parameter", parameter),
             Self::Offset { parameter, .. } => not_empty("offset.parameter", parameter),
         }

@@ -42,7 +42,7 @@ pub struct HubspotSource {
     pub incremental: bool,
     /// The access token of a private app, as `bearer`. Never shown again.
     #[serde(default, skip_serializing_if = "hide")]
-    #[schema(nullable = false, write_only)]
+    #[schema(write_only)]
     pub auth: Option<Auth>,
     /// Another place that speaks HubSpot's API.
     #[serde(default = "public_url")]

@@ -13,7 +13,7 @@ use crate::streams::definition::{Invalid, not_empty};
 /// A text that is shown to nobody and logged nowhere.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
-#[schema(value_type = String, format = Password)]
+#[schema(value_type = String, format = Password, min_length = 1)]
 pub struct SecretText(String);
 
 impl SecretText {
@@ -47,9 +47,11 @@ pub enum Auth {
     },
     /// A key in a header or in the query.
     Key {
-        /// The header that it is sent in, for instance `X-API-Key`.
+        /// The header that it is sent in, for instance `X-API-Key`. Either this or `parameter`.
+        #[schema(pattern = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
         header: Option<String>,
         /// The parameter of the query that it is sent in.
+        #[schema(min_length = 1)]
         parameter: Option<String>,
         /// The key.
         value: SecretText,
