@@ -22,4 +22,6 @@ pub use keys::{Key, KeyError};
 pub use scope::{Scope, Scopes, UnknownScope};
 pub use secret::{Secret, SecretHash, key_id};
 pub use settings::{AuthSettings, OpenToOthers};
+#[cfg(any(test, fuzzing))]
+pub(crate) use token::fuzzing;
 pub use token::{TokenError, TokenSettings, TokenSettingsError, TokenVerifier, VerifiedToken};

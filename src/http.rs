@@ -13,6 +13,8 @@ mod document;
 mod download;
 mod exports;
 mod extract;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guard;
 mod health;
 mod items;

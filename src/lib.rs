@@ -24,6 +24,9 @@ pub mod auth;
 pub mod command;
 pub mod database;
 pub mod exports;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod hub;
 pub mod jobs;

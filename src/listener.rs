@@ -6,6 +6,8 @@
 //! one notifies, so every piece of news is followed by a sweep at once. Both ways tell the same deltas, and the hub
 //! counts each once. So after a lost connection there is nothing special to do: listen again, sweep, go on.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod metrics;
 
 use std::collections::HashMap;
@@ -339,6 +341,10 @@ enum Content {
 
 /// What a notification says; nothing if it cannot be read.
 fn decode(notification: &Notification) -> Option<Content> {
+    read(notification.channel(), notification.payload())
+}
+
+fn read(channel: &str, payload: &str) -> Option<Content> {
     #[derive(Deserialize)]
     struct Payload {
         xid: String,
@@ -347,14 +353,14 @@ fn decode(notification: &Notification) -> Option<Content> {
         #[serde(default)]
         resync: bool,
     }
-    let metric = match notification.channel() {
+    let metric = match channel {
         "item_creation" => Metric::ItemCreation,
         "item_transfer" => Metric::Transfers,
         "user_creation" => Metric::UserCreation,
         _ => return Some(Content::Changes(Vec::new())),
     };
     // Anybody may notify on these channels. What is not ours says at least that something happened.
-    let payload: Payload = serde_json::from_str(notification.payload()).ok()?;
+    let payload: Payload = serde_json::from_str(payload).ok()?;
     let xid = payload.xid.parse().ok()?;
     let delta = |(id, bucket, base_item, count)| Delta { id, xid, metric, base_item, bucket, count };
     Some(match payload.resync {

@@ -4,6 +4,8 @@
 
 pub mod calendar;
 pub mod compactor;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod position;
 pub mod query;
 pub mod resolution;

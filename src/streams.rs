@@ -9,6 +9,8 @@ mod dead_letters;
 mod definition;
 mod destination;
 mod field;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod janitor;
 mod json;
 mod preview;

@@ -1,5 +1,7 @@
 //! TLS with certificates from files, taken over when they change.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod validity;
 
 use std::io;

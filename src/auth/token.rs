@@ -10,6 +10,8 @@
 //! is one and the same to the caller. The log has the reason, at level debug.
 
 mod claims;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod keys;
 mod settings;
 mod source;

@@ -3,6 +3,9 @@
 mod columns;
 mod source;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use source::fuzzing;
+
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -57,7 +57,7 @@ enum Reason {
 
 impl Primary {
     /// The one of these hosts, which is not known yet.
-    pub(super) fn among(config: &Config) -> Result<Self, DatabaseError> {
+    pub(crate) fn among(config: &Config) -> Result<Self, DatabaseError> {
         if config.get_ssl_mode() == SslMode::Require {
             return Err(DatabaseError::Unsupported(
                 "connections to Postgres are not encrypted yet: sslmode=require cannot be honoured",

@@ -26,7 +26,7 @@ pub(super) struct Download<'a> {
 
 /// What of a file is asked for.
 #[derive(Debug, PartialEq, Eq)]
-enum Wanted {
+pub(super) enum Wanted {
     Everything,
     Part(Range<u64>),
     /// Something that is not in it.
@@ -119,7 +119,7 @@ impl<'a> Download<'a> {
 }
 
 /// What a `Range` asks for. What is not understood is as if it was not there, and so are several ranges at a time.
-fn wanted(range: &str, size: u64) -> Wanted {
+pub(super) fn wanted(range: &str, size: u64) -> Wanted {
     let Ok(parsed) = parse_range_header(range) else { return Wanted::Everything };
     match parsed.validate(size).as_deref() {
         Ok([one]) => Wanted::Part(*one.start()..*one.end() + 1),

@@ -167,7 +167,7 @@ async fn start(
 }
 
 /// How long the client would wait (RFC 7240).
-fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
     let preferences = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
     let mut preferences = preferences.flat_map(|value| value.split([',', ';']));
     let seconds = preferences.find_map(|preference| preference.trim().strip_prefix("wait=")?.trim().parse().ok())?;

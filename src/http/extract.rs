@@ -145,18 +145,22 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        let query = parts.uri.query().unwrap_or_default();
-        let pairs = serde_html_form::Deserializer::from_bytes(query.as_bytes());
-        let value = serde_path_to_error::deserialize(pairs).map_err(|error| {
-            let path = error.path().to_string();
-            let message = error.into_inner().to_string();
-            Problem::field(field_of(&path, &message), message)
-        })?;
-        // Some types would be read as if the parameter was not there, and the answer would be to another question.
-        match url::form_urlencoded::parse(query.as_bytes()).find(|(_, value)| value.is_empty()) {
-            Some((name, _)) => Err(Problem::field(name, "must not be empty")),
-            None => Ok(Self(value)),
-        }
+        from_query(parts.uri.query().unwrap_or_default()).map(Self)
+    }
+}
+
+/// Reads a query string.
+pub(super) fn from_query<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    let pairs = serde_html_form::Deserializer::from_bytes(query.as_bytes());
+    let value = serde_path_to_error::deserialize(pairs).map_err(|error| {
+        let path = error.path().to_string();
+        let message = error.into_inner().to_string();
+        Problem::field(field_of(&path, &message), message)
+    })?;
+    // Some types would be read as if the parameter was not there, and the answer would be to another question.
+    match url::form_urlencoded::parse(query.as_bytes()).find(|(_, value)| value.is_empty()) {
+        Some((name, _)) => Err(Problem::field(name, "must not be empty")),
+        None => Ok(value),
     }
 }
 

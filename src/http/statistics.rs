@@ -52,16 +52,16 @@ struct Count {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-struct CountsQuery {
+pub(super) struct CountsQuery {
     /// From the bucket that contains this moment on.
     #[serde(default, deserialize_with = "moment")]
-    from: Option<DateTime<Utc>>,
+    pub(super) from: Option<DateTime<Utc>>,
     /// Up to this moment; a bucket that contains it is whole.
     #[serde(default, deserialize_with = "moment")]
-    to: Option<DateTime<Utc>>,
+    pub(super) to: Option<DateTime<Utc>>,
     /// IANA name of the time zone by whose clocks hours, days and longer buckets go.
     #[param(default = "UTC", example = "Europe/Berlin")]
-    timezone: Option<String>,
+    pub(super) timezone: Option<String>,
     /// Only events of this base item; not for `user-creation`.
     base_item_id: Option<Uuid>,
     /// At most so many buckets, the newest, 1 to 10000 unless the server is set up otherwise.
@@ -199,16 +199,16 @@ async fn breakdown(
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-struct StreamQuery {
+pub(super) struct StreamQuery {
     /// Comma-separated; all, unless said otherwise.
     #[param(value_type = Option<Vec<Metric>>, style = Form, explode = false, example = json!(["item-creation", "transfers"]))]
     metrics: Option<String>,
     /// How wide the buckets are.
     #[param(value_type = Option<Resolution>, default = "minute")]
-    resolution: Option<String>,
+    pub(super) resolution: Option<String>,
     /// IANA name of the time zone by whose clocks hours, days and longer buckets go.
     #[param(default = "UTC", example = "Europe/Berlin")]
-    timezone: Option<String>,
+    pub(super) timezone: Option<String>,
     /// Only events of this base item; not for `user-creation`.
     base_item_id: Option<Uuid>,
     /// How many buckets, up to that of the present moment, 1 to 10000 unless the server is set up otherwise.
@@ -216,10 +216,10 @@ struct StreamQuery {
     window: Option<u32>,
     /// Also the buckets of a range: from the one that contains this moment on. Needs `to`.
     #[serde(default, deserialize_with = "moment")]
-    from: Option<DateTime<Utc>>,
+    pub(super) from: Option<DateTime<Utc>>,
     /// Up to this moment; a bucket that contains it is whole. Needs `from`; 10000 buckets at most lie between them.
     #[serde(default, deserialize_with = "moment")]
-    to: Option<DateTime<Utc>>,
+    pub(super) to: Option<DateTime<Utc>>,
     /// Also the newest event of each metric, as the second (UTC) in which it happened.
     #[param(default = false)]
     latest: Option<bool>,
@@ -296,7 +296,7 @@ fn parse_metric(name: &str, field: &str) -> Result<Metric, Problem> {
     name.parse().map_err(|error: statistics::UnknownMetric| Problem::field(field, error.to_string()))
 }
 
-fn parse_calendar(resolution: &str, zone: Option<&str>) -> Result<Calendar, Problem> {
+pub(super) fn parse_calendar(resolution: &str, zone: Option<&str>) -> Result<Calendar, Problem> {
     Ok(Calendar { resolution: parse_resolution(resolution)?, zone: parse_zone(zone.unwrap_or("UTC"))? })
 }
 
@@ -330,7 +330,7 @@ fn check_order(from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>) -> Result
 }
 
 /// The buckets from one moment to another, which must not be too many.
-fn parse_range(
+pub(super) fn parse_range(
     calendar: Calendar,
     from: Option<DateTime<Utc>>,
     to: Option<DateTime<Utc>>,
@@ -357,7 +357,7 @@ fn within<N: Copy + PartialOrd + std::fmt::Display>(field: &str, value: N, least
 }
 
 /// The end of the last bucket that has moments before this one.
-fn end_covering(calendar: Calendar, moment: DateTime<Utc>) -> UnixMillis {
+pub(super) fn end_covering(calendar: Calendar, moment: DateTime<Utc>) -> UnixMillis {
     let millis = moment.timestamp_millis() + i64::from(!moment.timestamp_subsec_micros().is_multiple_of(1000));
     calendar.end_of(calendar.start_of(millis - 1))
 }

@@ -353,11 +353,11 @@ async fn data(
     Ok((headers, Json(Data { batch, data: records, next_page_token: next })).into_response())
 }
 
-fn write_token(batch: i64, key: &str) -> String {
+pub(super) fn write_token(batch: i64, key: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("{batch}:{key}"))
 }
 
-fn read_token(token: &str) -> Result<(i64, String), Problem> {
+pub(super) fn read_token(token: &str) -> Result<(i64, String), Problem> {
     let text = BASE64_URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let read = text.as_deref().and_then(|text| text.split_once(':'));
     let read = read.and_then(|(number, key)| Some((number.parse().ok()?, key.to_owned())));

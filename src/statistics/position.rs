@@ -83,7 +83,7 @@ impl DeltaIds {
             self.0.remove(&first);
             range.0 = first;
         }
-        if let Some(last) = self.0.remove(&(id + 1)) {
+        if let Some(last) = id.checked_add(1).and_then(|next| self.0.remove(&next)) {
             range.1 = last;
         }
         self.0.insert(range.0, range.1);

@@ -5,6 +5,8 @@
 //! public addresses only, takes no more than there is room for, and sends secrets nowhere else.
 
 mod client;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod http;
 mod hubspot;
 mod network;

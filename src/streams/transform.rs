@@ -15,7 +15,7 @@ use super::json;
 pub(super) const MOST_STEPS: usize = 100;
 
 /// Templates make so much text of a record at most, in bytes: each may name what another one made, and so double it.
-const MOST_TEXT: usize = 1 << 20;
+pub(super) const MOST_TEXT: usize = 1 << 20;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -1,6 +1,9 @@
 //! Files and standard input as streams of rows, read on a thread of their own: parsing one batch overlaps with Postgres
 //! merging the one before, and a pipe that nothing comes through blocks nobody.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

@@ -196,7 +196,7 @@ impl Pagination {
 /// Where fetching goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Position {
+pub(super) enum Position {
     Cursor(String),
     Link(Url),
     /// The number of a page, and a digest of the keys on the one before.
@@ -393,7 +393,7 @@ impl Http {
             .await
     }
 
-    fn read(&self, mut answer: Answer, next: Option<Position>) -> Result<Page, FetchError> {
+    pub(super) fn read(&self, mut answer: Answer, next: Option<Position>) -> Result<Page, FetchError> {
         let HttpSource { records, key, incremental, .. } = &self.settings;
         let Some(Value::Array(found)) = records.take(&mut answer.body) else {
             let place = if *records == Field::everything() {
@@ -412,7 +412,7 @@ impl Http {
     }
 
     /// A link may be relative; it leads nowhere else, as it is followed with the secrets.
-    fn join(&self, from: &Url, link: &str) -> Result<Url, FetchError> {
+    pub(super) fn join(&self, from: &Url, link: &str) -> Result<Url, FetchError> {
         let url = from
             .join(link)
             .map_err(|_| FetchError::User(format!("The source's link to its next page is none: {link:?}")))?;
@@ -452,7 +452,7 @@ fn digest(page: &Page) -> String {
 }
 
 /// The link to the next page in the headers (RFC 8288).
-fn next_link(answer: &Answer) -> Option<String> {
+pub(super) fn next_link(answer: &Answer) -> Option<String> {
     let links = answer.headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
     let mut links = links.flat_map(|value| value.split(", <")).filter_map(|link| {
         let (target, parameters) = link.trim().trim_start_matches('<').split_once('>')?;

@@ -117,7 +117,7 @@ impl Position {
 }
 
 #[derive(Deserialize)]
-struct Listed {
+pub(super) struct Listed {
     results: Vec<Value>,
     paging: Option<Paging>,
 }
@@ -220,12 +220,12 @@ pub(super) fn key(record: &Value) -> Option<String> {
 }
 
 /// Filters take milliseconds since 1970.
-fn millis(mark: &Value) -> Option<i64> {
+pub(super) fn millis(mark: &Value) -> Option<i64> {
     Some(mark.as_str()?.parse::<DateTime<Utc>>().ok()?.timestamp_millis())
 }
 
 /// How long HubSpot would like not to be asked: for the rest of the interval, of which no more is known than its length.
-fn pause(headers: &HeaderMap) -> Duration {
+pub(super) fn pause(headers: &HeaderMap) -> Duration {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
     match (number("x-hubspot-ratelimit-remaining"), number("x-hubspot-ratelimit-interval-milliseconds")) {
         (Some(0), Some(interval)) => Duration::from_millis(interval),
