@@ -58,6 +58,11 @@ const BUFFERED_NOTIFICATIONS: usize = 1024;
 /// So many series are read at the same time; they share the pool with everyone else.
 const CONCURRENT_READINGS: usize = 2;
 
+/// The milliseconds that events may have: the years 1 to 9999.
+const MOMENTS: std::ops::Range<i64> = -62_135_596_800_000..253_402_300_800_000;
+/// More events than a statement can insert; of so many, nine million together are still a number.
+const MOST_EVENTS: i64 = 1 << 40;
+
 /// Why the listener starts over.
 #[derive(Debug, thiserror::Error)]
 enum ListenError {
@@ -344,6 +349,11 @@ fn decode(notification: &Notification) -> Option<Content> {
     read(notification.channel(), notification.payload())
 }
 
+/// Whether the ledger can have such a delta. Calendars cannot reckon with every number, nor sums hold it.
+fn is_possible(delta: &Delta) -> bool {
+    delta.id > 0 && MOMENTS.contains(&delta.bucket) && (1..=MOST_EVENTS).contains(&delta.count)
+}
+
 fn read(channel: &str, payload: &str) -> Option<Content> {
     #[derive(Deserialize)]
     struct Payload {
@@ -363,8 +373,6 @@ fn read(channel: &str, payload: &str) -> Option<Content> {
     let payload: Payload = serde_json::from_str(payload).ok()?;
     let xid = payload.xid.parse().ok()?;
     let delta = |(id, bucket, base_item, count)| Delta { id, xid, metric, base_item, bucket, count };
-    Some(match payload.resync {
-        true => Content::TooMany,
-        false => Content::Changes(payload.deltas.into_iter().map(delta).collect()),
-    })
+    let deltas = payload.deltas.into_iter().map(delta).map(|delta| is_possible(&delta).then_some(delta));
+    if payload.resync { Some(Content::TooMany) } else { deltas.collect::<Option<_>>().map(Content::Changes) }
 }

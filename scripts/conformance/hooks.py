@@ -5,6 +5,7 @@ moment lies in the past. Requests that are meant to be good are mended here befo
 to be bad are sent as they are.
 """
 
+import itertools
 import os
 import re
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ KEY = os.environ.get("CONFORMANCE_KEY")
 
 # References to rows: there is one of each.
 REFERENCES = {"base_item_id": rows.BASE_ITEM, "item_id": rows.ITEM, "owner_id": rows.USER, "to": rows.USER}
+# What has been numbered.
+NUMBERS = itertools.count(1)
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 # What each dataset of exports can be narrowed down by.
 FILTERS = {
@@ -127,6 +130,12 @@ def mend_stream(stream, operation):
     if not isinstance(stream, dict):
         return
     stream.update(storable(stream))
+    if operation == "POST /streams" and isinstance(stream.get("name"), str):
+        # No two streams have the same.
+        stream["name"] = f"{next(NUMBERS)} {stream['name']}"[:100]
+    if isinstance(stream.get("interval_seconds"), int):
+        # Hundreds of them that run each second would be a test of something else.
+        stream["interval_seconds"] = max(stream["interval_seconds"], 60)
     visit(stream)
     if stream.get("cron") is not None:
         stream["cron"] = "*/15 8-18 * * MON-FRI"

@@ -59,6 +59,10 @@ impl Schedule {
 
     /// By one that was checked before: its last moment may have passed.
     pub(super) fn read_cron(expression: &str, zone: Tz) -> Result<Self, MalformedCron> {
+        // Of a part without a value the crate makes one that no moment has, and looks for it second by second up to the year 5000.
+        if expression.split_whitespace().flat_map(|part| part.split(',')).any(str::is_empty) {
+            return Err(MalformedCron("it has a comma without a value beside it".to_owned()));
+        }
         let cron = Cron::from_str(expression).map_err(|error| MalformedCron(error.to_string()))?;
         Ok(Self::Cron(Box::new(cron), zone))
     }
@@ -167,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_is_no_schedule_is_refused() {
-        for expression in ["", "every day", "61 * * * *", "* * * *", "0 0 30 2 *"] {
+        for expression in ["", "every day", "61 * * * *", "* * * *", "0 0 30 2 *", "* * , * *", "1,, * * * *"] {
             assert!(Schedule::cron(expression, Tz::UTC).is_err(), "{expression:?}");
         }
     }

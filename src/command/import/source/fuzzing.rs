@@ -42,12 +42,13 @@ fn all<N: FromColumns + serde::de::DeserializeOwned>(choice: usize, text: &[u8])
     };
     portions.send();
     drop(portions);
+    // A carriage return alone ends a row of CSV, but no line: which line a row is on cannot be said then.
+    let has_lone_returns = text.split(|byte| *byte == b'\r').skip(1).any(|after| after.first() != Some(&b'\n'));
     let physical = text.split(|byte| *byte == b'\n').count() as u64;
     let mut last = 0;
     while let Ok(Ok(lines)) = receiver.try_recv() {
         for Line { number, content } in lines {
-            // A carriage return alone ends a row of CSV, but no line: the row after it is said to be on the next one.
-            assert!(last <= number && number <= physical + 1, "{number} after {last} of {physical}");
+            assert!(has_lone_returns || (last < number && number <= physical), "{number} after {last} of {physical}");
             last = number;
             if let Err(rejection) = content {
                 assert!(rejection.line == number && !rejection.detail.is_empty());
@@ -55,6 +56,6 @@ fn all<N: FromColumns + serde::de::DeserializeOwned>(choice: usize, text: &[u8])
         }
     }
     if let Err((line, _)) = outcome {
-        assert!(line <= physical + 1 && line >= last);
+        assert!(has_lone_returns || (line <= physical + 1 && line >= last), "{line} after {last} of {physical}");
     }
 }
