@@ -74,8 +74,14 @@ type CommandError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Does what the command line says.
 pub async fn run(line: CommandLine) -> ExitCode {
-    let outcome = match telemetry::start(&line.log) {
-        Ok(()) => execute(line).await,
+    // Others are over before anybody looks, or ask every few seconds.
+    let makes_traces = matches!(line.command, None | Some(Command::Serve(_) | Command::Worker(_)));
+    let outcome = match telemetry::start(&line.log, makes_traces) {
+        Ok(telemetry) => {
+            let outcome = execute(line).await;
+            telemetry.stop().await;
+            outcome
+        }
         Err(error) => Err(error.into()),
     };
     match outcome {

@@ -21,6 +21,8 @@ const OLDEST_VERSION: i32 = 150_000;
 /// A request that gets no connection for so long is told to come again: either the database is away, or there is more
 /// to do than can be done.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long that took is for traces. Whoever wants to have it in the log gets everything.
+const ACQUIRE_LEVEL: log::LevelFilter = log::LevelFilter::Trace;
 /// Connections for what the server does of itself: a sweep, a fold, some series being read at the same time, what exports
 /// record, and one that hears the bell of jobs.
 const OWN_CONNECTIONS: u32 = 6;
@@ -144,14 +146,16 @@ impl Database {
         let is_remote = config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)));
         let limits = |connections| {
             let ports = ports.clone();
-            PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT).after_connect(
-                move |connection, _| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .acquire_time_level(ACQUIRE_LEVEL)
+                .after_connect(move |connection, _| {
                     if is_remote && let Err(error) = keep_alive::watch_all(&ports, KeepAlive::DATABASE) {
                         tracing::warn!(%error, "a connection to Postgres that dies in silence will not be noticed");
                     }
                     Box::pin(refuse_standbys(connection))
-                },
-            )
+                })
         };
         let own_pool = limits(OWN_CONNECTIONS).connect_lazy_with(primary.options().clone());
         let pool = limits(connections).connect_with(primary.options().clone()).await?;

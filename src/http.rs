@@ -29,6 +29,7 @@ mod session;
 mod sse;
 mod statistics;
 mod streams;
+mod trace;
 mod transfers;
 mod users;
 mod watch;
@@ -187,6 +188,7 @@ pub fn router(app: App) -> Router {
     let documentation = utoipa_swagger_ui::Config::default().validator_url("none");
     let layers = ServiceBuilder::new()
         .set_request_id(REQUEST_ID, MakeRequestUuid)
+        .option_layer(trace::is_on().then(|| axum::middleware::from_fn(trace::trace)))
         .layer(axum::middleware::from_fn_with_state(app.requests.clone(), boundary::log))
         .propagate_request_id(REQUEST_ID)
         .layer(axum::middleware::from_fn(protection::protect))

@@ -14,7 +14,7 @@
 //! - [`metrics`]: what is looked up when somebody asks how the server is;
 //! - [`tls`]: certificates from files, for whoever serves;
 //! - [`http`]: the REST interface, the streams, the dashboard; imports everyone, imported only by [`server`];
-//! - [`server`] puts the tasks together, [`command`] is the command line, [`telemetry`] the logs.
+//! - [`server`] puts the tasks together, [`command`] is the command line, [`telemetry`] the logs and traces.
 //!
 //! Start reading at [`server::run`], then follow a transfer through `migrations/0002_statistics.sql`, [`listener`] and
 //! [`hub`]. ARCHITECTURE.md has the reasons.

@@ -1,8 +1,17 @@
-//! Logs: one line an event, for people or as JSON.
+//! Logs: one line an event, for people or as JSON; and traces, for whoever has something to send them to.
+
+mod export;
+mod queries;
+mod traces;
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use traces::Traces;
+pub use traces::{SPANS, traced};
 
 /// How logs look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -30,18 +39,42 @@ pub struct LogSettings {
 #[error("LOG_LEVEL cannot be read")]
 pub struct MalformedLogLevel(#[source] tracing_subscriber::filter::ParseError);
 
-/// Starts logging, to standard error.
-pub fn start(settings: &LogSettings) -> Result<(), MalformedLogLevel> {
-    let level = EnvFilter::try_new(&settings.log_level).map_err(MalformedLogLevel)?;
-    // A library's own notices at this level say what we say better.
-    let quieter = "sqlx::postgres::notice=warn".parse().map_err(MalformedLogLevel)?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(level.add_directive(quieter))
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match settings.log_format {
-        LogFormat::Text => logs.with_target(false).init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
+/// What is to be stopped at the end, so that nothing is lost.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Telemetry(Option<Traces>);
+
+/// Starts logging, to standard error; and traces, if this command makes any and the environment asks for them.
+pub fn start(settings: &LogSettings, makes_traces: bool) -> Result<Telemetry, MalformedLogLevel> {
+    let mut level = EnvFilter::try_new(&settings.log_level).map_err(MalformedLogLevel)?;
+    // A library's own notices at this level say what we say better. Spans are for traces: logs only name the trace.
+    for directive in ["sqlx::postgres::notice=warn".to_owned(), format!("{SPANS}=off")] {
+        level = level.add_directive(directive.parse().map_err(MalformedLogLevel)?);
     }
-    Ok(())
+    let logs = tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+    let logs = match settings.log_format {
+        LogFormat::Text => logs.with_target(false).boxed(),
+        LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).boxed(),
+    };
+    let traces = if makes_traces { Traces::from_environment() } else { Ok(None) };
+    // Without traces there is no layer for them, and nobody wants spans: to make none costs one look at a number.
+    let layer = traces.as_ref().ok().and_then(Option::as_ref).map(Traces::layer);
+    tracing_subscriber::registry().with(logs.with_filter(level)).with(layer).init();
+    let traces = traces.unwrap_or_else(|error| {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "there are no traces: what OTEL_ variables ask for cannot be done"
+        );
+        None
+    });
+    Ok(Telemetry(traces))
+}
+
+impl Telemetry {
+    /// Sends what is left, for as long as a stop may take.
+    pub async fn stop(self) {
+        if let Some(traces) = self.0 {
+            traces.stop().await;
+        }
+    }
 }

@@ -11,11 +11,13 @@ use std::time::Duration;
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use super::making::{self, Counts, Made, MakeError, Source};
 use super::record::apply;
 use super::{Event, Export, Exports, Inner, State};
 use crate::jobs::{self, Halt, Lease, LeaseError};
+use crate::telemetry::SPANS;
 
 /// One that fails so often has failed.
 const ATTEMPTS: i32 = 5;
@@ -122,6 +124,10 @@ async fn begin(exports: &Exports, lease: Lease) -> Result<Option<Export>, LeaseE
 }
 
 /// Opens the ledger and the store, and makes the file.
+#[tracing::instrument(
+    target = SPANS, name = "make an export", skip_all,
+    fields(newcycle.dataset = export.dataset.name(), newcycle.rows, newcycle.bytes)
+)]
 async fn make(
     exports: &Exports,
     lease: Lease,
@@ -137,7 +143,10 @@ async fn make(
     let source = source.map_err(Stopped::Failed)?;
     open(exports, lease, &source).await?;
     match making::make(&source, &order, depot, object, counts, halt).await {
-        Some(Ok(made)) => Ok(made),
+        Some(Ok(made)) => {
+            Span::current().record("newcycle.rows", made.rows).record("newcycle.bytes", made.size);
+            Ok(made)
+        }
         otherwise => {
             source.cancel().await;
             Err(otherwise.and_then(Result::err).map_or_else(halted, Stopped::Failed))

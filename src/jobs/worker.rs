@@ -8,6 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Bell, Kind, LEASE, Lease, LeaseError, Ringing, take, until_due};
+use crate::telemetry::{SPANS, traced};
 
 /// How often somebody without work looks for some, besides when the bell rings, and when a job that they know of is due.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -47,7 +48,7 @@ pub async fn run<F>(
         }
         let pause = match look(&pool, kind).await {
             Ok(Found::Job(lease)) => {
-                let (work, pool, stop) = (work(lease), pool.clone(), stop.clone());
+                let (work, pool, stop) = (in_trace(kind, lease, work(lease)), pool.clone(), stop.clone());
                 working.spawn(async move {
                     let Err(error) = work.await else { return };
                     tracing::warn!(id = %lease.id, ?kind, error = &error as &dyn std::error::Error, "a job was let go of");
@@ -76,6 +77,19 @@ pub async fn run<F>(
         while working.try_join_next().is_some() {}
     }
     while working.join_next().await.is_some() {}
+}
+
+/// The work as a trace of its own: whoever asked for it has gone on.
+async fn in_trace<W: Future>(kind: Kind, lease: Lease, work: W) -> W::Output {
+    let span = tracing::info_span!(
+        target: SPANS,
+        parent: None,
+        "job",
+        otel.name = kind.name(),
+        newcycle.job.id = %lease.id,
+        newcycle.job.attempt = lease.attempt,
+    );
+    traced(span, work).await
 }
 
 /// What there is to do.

@@ -10,6 +10,7 @@
 
 mod authors;
 mod metrics;
+mod steps;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{BaseItem, Item, LedgerError, NewRecord, Outcome, Record, Transfer, User};
@@ -27,6 +29,7 @@ use crate::audit::Author;
 use authors::{Authors, insert_and_note};
 pub use metrics::Metrics;
 use metrics::QueueMetrics;
+use steps::Steps;
 
 /// Rows in a statement at most. What a statement costs by itself is a few per cent of that many rows, and what changes
 /// through them always fits into one notification (8,000 bytes), each row counting for another base item.
@@ -100,7 +103,17 @@ struct Waiting<R: Record> {
     new: R::New,
     author: Option<Author>,
     since: Instant,
+    steps: Option<Box<Steps>>,
     answer: oneshot::Sender<Result<Outcome<R>, LedgerError>>,
+}
+
+impl<R: Record> Waiting<R> {
+    fn answer(self, outcome: Result<Outcome<R>, LedgerError>) {
+        // The last step is over before the request can be.
+        drop(self.steps);
+        // Whoever does not listen any more has gone away.
+        let _ = self.answer.send(outcome);
+    }
 }
 
 impl<R: Record> Queue<R> {
@@ -118,7 +131,8 @@ impl<R: Record> Queue<R> {
     async fn create(&self, mut new: R::New, author: Option<Author>) -> Result<Outcome<R>, LedgerError> {
         let id = new.validate(Utc::now())?;
         let (answer, answered) = oneshot::channel();
-        match self.sender.try_send(Waiting { id, new, author, since: Instant::now(), answer }) {
+        let steps = Steps::begin(R::TABLE);
+        match self.sender.try_send(Waiting { id, new, author, since: Instant::now(), steps, answer }) {
             Ok(()) => {}
             Err(TrySendError::Closed(_)) => return Err(LedgerError::Stopped),
             Err(TrySendError::Full(_)) => {
@@ -150,7 +164,10 @@ async fn write_all<R: Record>(pool: PgPool, mut queue: mpsc::Receiver<Waiting<R>
         while !batch.is_empty() {
             let started = Instant::now();
             metrics.begin(started, batch.iter().map(|waiting| waiting.since));
-            let written = write(&mut connection, std::mem::take(&mut batch)).await;
+            let rows = batch.len();
+            let steps = batch.iter_mut().filter_map(|waiting| waiting.steps.as_deref_mut());
+            let statement = steps::statement(R::TABLE, rows, steps);
+            let written = write(&mut connection, std::mem::take(&mut batch)).instrument(statement).await;
             metrics.write_seconds.observe(started.elapsed().as_secs_f64());
             if let Err(Broken) = written {
                 break;
@@ -210,14 +227,13 @@ async fn write<R: Record>(connection: &mut PgConnection, mut batch: Vec<Waiting<
 
 fn answer_each<R: Record>(batch: Vec<Waiting<R>>, outcomes: Vec<Result<Outcome<R>, LedgerError>>) {
     for (waiting, outcome) in batch.into_iter().zip(outcomes) {
-        // Whoever does not listen any more has gone away.
-        let _ = waiting.answer.send(outcome);
+        waiting.answer(outcome);
     }
 }
 
 fn answer_all<R: Record>(batch: impl IntoIterator<Item = Waiting<R>>, error: &LedgerError) {
     for waiting in batch {
-        let _ = waiting.answer.send(Err(error.clone()));
+        waiting.answer(Err(error.clone()));
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use serde_json::Value;
 use sqlx::PgConnection;
+use tracing::Instrument;
 
 use super::processing::{Processed, insert, process, words};
 use super::record::{Locked, Stream, cancel_batch, forget, locked};
@@ -17,6 +18,7 @@ use super::source::{FetchError, Page, Source};
 use super::state::{Desired, Event, State};
 use super::{Streams, json};
 use crate::jobs::{self, Halt, Lease, LeaseError};
+use crate::telemetry::SPANS;
 
 /// A batch that so often in a row could not go on has failed; the stream tries again when it is scheduled.
 const ATTEMPTS: i32 = 8;
@@ -206,7 +208,8 @@ async fn fetch(streams: &Streams, lease: Lease, run: &mut Run) -> Result<(), Sto
             return Err(FetchError::User(format!("The source's cursor {reason}")).into());
         }
         let is_empty = records.is_empty();
-        let processed = process(streams, &run.stream, records).await?;
+        let processing = tracing::info_span!(target: SPANS, "process a page", newcycle.records = records.len() as i64);
+        let processed = process(streams, &run.stream, records).instrument(processing).await?;
         let mark = mark.filter(|mark| json::refusal(mark).is_none());
         run.mark = run.mark.take().into_iter().chain(mark).reduce(json::greater);
         if run.pages == 0 && processed.accepted.is_empty() && processed.rejected.len() >= ENOUGH_TO_JUDGE {
@@ -246,6 +249,7 @@ fn open(streams: &Streams, stream: &Stream) -> Result<Box<dyn Source>, FetchErro
 }
 
 /// Stores a page; with the last one, the batch is complete. How many of its records had not been there.
+#[tracing::instrument(target = SPANS, name = "store a page", skip_all)]
 async fn store(
     streams: &Streams,
     lease: Lease,

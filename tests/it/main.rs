@@ -58,5 +58,6 @@ mod stream_records;
 mod streams;
 mod tls;
 mod tokens;
+mod traces;
 mod upgrade;
 mod writer;

@@ -6,14 +6,17 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::redirect::{Action, Attempt, Policy};
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Method, Request, RequestBuilder, Response, StatusCode, Url};
 use serde_json::Value;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::FetchError;
 use super::network::{AllowedNetworks, RefusedAddress};
 use super::oauth::Tokens;
 use super::secrets::SecretText;
 use crate::streams::json;
+use crate::telemetry::SPANS;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A page of a thousand records of 10 KB each is a third of it.
@@ -69,8 +72,19 @@ impl Client {
 
     /// Sends a request whose answer is JSON. None of the secrets is in an error.
     pub(super) async fn send(&self, request: RequestBuilder, secrets: &[&SecretText]) -> Result<Answer, FetchError> {
-        let mut response = request.send().await.map_err(|error| explain(&error))?;
+        let request = request.build().map_err(|error| explain(&error))?;
+        let span = span(&request);
+        let answered = self.answer(request, secrets).instrument(span.clone()).await;
+        if answered.is_err() {
+            span.record("otel.status_code", "error");
+        }
+        answered
+    }
+
+    async fn answer(&self, request: Request, secrets: &[&SecretText]) -> Result<Answer, FetchError> {
+        let mut response = self.http.execute(request).await.map_err(|error| explain(&error))?;
         let status = response.status();
+        Span::current().record("http.response.status_code", i64::from(status.as_u16()));
         let retry_after = retry_after(response.headers(), SystemTime::now());
         if status == StatusCode::TOO_MANY_REQUESTS {
             return Err(FetchError::Limited { retry_after });
@@ -97,6 +111,23 @@ impl Client {
             parsed.map_err(|error| FetchError::transient(format!("The source answers with broken JSON: {error}")))?;
         Ok(Answer { url, headers, body, bytes: length })
     }
+}
+
+/// A page, or whatever is asked for on the way to one. Sources know nothing of our traces: what we do is none of their business.
+/// Nor is in a trace where at a source something is: keys are in paths and queries of some.
+fn span(request: &Request) -> Span {
+    let url = request.url();
+    tracing::info_span!(
+        target: SPANS,
+        "ask a source",
+        otel.name = request.method().as_str(),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        http.request.method = request.method().as_str(),
+        http.response.status_code = Empty,
+        server.address = url.host_str(),
+        server.port = url.port_or_known_default().map(i64::from),
+    )
 }
 
 /// Whether a URL is one that can be fetched from at all.
