@@ -431,10 +431,15 @@ async fn whoever_does_not_ask_for_traces_has_none() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
         ("OTEL_TRACES_SAMPLER", "always_off"),
     ] {
-        let process = traced(&new_database().await, &collector.url, &[setting]).await;
+        let name = new_database().await;
+        let process = traced(&name, &collector.url, &[setting, ("LOG_LEVEL", "info,newcycle::http=debug")]).await;
         create_user(&process.api, TRACE, CALLER).await;
         stop(process).await;
         assert_eq!(collector.sent().len(), 0, "{setting:?}");
+        let log = logged(&name);
+        assert!(log.contains("path=/users"), "{log}");
+        // Those that are not kept are still the caller's.
+        assert_eq!(log.contains("trace_id"), setting.1 == "always_off", "{log}");
     }
 }
 
