@@ -1,7 +1,8 @@
 //! The log line of a request: one, with the whole story, if the server is at fault. And what is counted of each.
 //!
 //! Not a tracing span around each request, as it had been: a span is made, entered and left several times, and only ever
-//! read for requests that fail. Without spans the server inserts a tenth more rows a second.
+//! read for requests that fail. Without spans the server inserts a tenth more rows a second. Whoever asks for traces has them
+//! from [`super::trace`].
 
 use std::error::Error;
 use std::sync::Arc;
