@@ -2,6 +2,7 @@
 
 mod client;
 pub mod demo;
+pub mod doctor;
 pub mod export;
 pub mod import;
 pub mod keys;
@@ -65,6 +66,8 @@ enum Command {
     Demo(demo::DemoSettings),
     /// Print the OpenAPI document of the REST interface
     Openapi,
+    /// Look at the settings, the database and the server, say what is wrong and what to do about it, and change nothing
+    Doctor(Box<doctor::DoctorSettings>),
     /// Exit with 0 if the server at the address is ready, for container health checks
     Ready(ready::ReadySettings),
 }
@@ -109,6 +112,7 @@ async fn execute(line: CommandLine) -> Result<ExitCode, CommandError> {
         Command::Keys(settings) => keys::run(settings, &line.database).await?,
         Command::Demo(settings) => demo::run(&settings).await?,
         Command::Openapi => print(&http::openapi().to_pretty_json()?),
+        Command::Doctor(settings) => return Ok(doctor::run(&settings, &line.database).await),
         Command::Ready(settings) => return Ok(ready::run(&settings).await),
     }
     Ok(ExitCode::SUCCESS)

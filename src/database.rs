@@ -15,9 +15,9 @@ use embedded::{DATABASE, EmbeddedError, EmbeddedPostgres, Endpoint};
 pub use primary::{NoPrimary, Primary};
 
 /// The schema, as prose: see `migrations/`.
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+pub(crate) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 /// The oldest Postgres with everything that the schema uses.
-const OLDEST_VERSION: i32 = 150_000;
+pub(crate) const OLDEST_VERSION: i32 = 150_000;
 /// A request that gets no connection for so long is told to come again: either the database is away, or there is more
 /// to do than can be done.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -25,7 +25,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 const ACQUIRE_LEVEL: log::LevelFilter = log::LevelFilter::Trace;
 /// Connections for what the server does of itself: a sweep, a fold, some series being read at the same time, what exports
 /// record, and one that hears the bell of jobs.
-const OWN_CONNECTIONS: u32 = 6;
+pub(crate) const OWN_CONNECTIONS: u32 = 6;
 /// A host that does not answer within this is down; the next one is tried.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -205,7 +205,7 @@ impl Database {
 
 impl DatabaseSettings {
     /// The Postgres that the settings name, if they name one.
-    fn named(&self) -> Result<Option<tokio_postgres::Config>, DatabaseError> {
+    pub(crate) fn named(&self) -> Result<Option<tokio_postgres::Config>, DatabaseError> {
         if let Some(url) = self.database_url.as_deref().filter(|url| !url.is_empty()) {
             return url.parse().map(Some).map_err(DatabaseError::MalformedUrl);
         }

@@ -39,6 +39,7 @@ pub use dead_letters::DeadLetter;
 pub use definition::{Change, Definition, Invalid, NewStream};
 pub use preview::{NewPreview, Preview};
 pub use record::{Batch, BatchState, StoredRecord, Stream, StreamError};
+pub(crate) use seal::FILE as ENCRYPTION_KEY_FILE;
 pub use seal::{Keys, Seal, SealError};
 pub use settings::StreamSettings;
 pub use source::AllowedNetworks;

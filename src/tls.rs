@@ -20,7 +20,7 @@ use rustls::{InconsistentKeys, ServerConfig};
 use sha2::{Digest, Sha256};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use validity::Validity;
+pub(crate) use validity::Validity;
 
 /// How often the files are looked at. Whoever replaces a certificate sees soon whether that was right, and reading two
 /// small files costs next to nothing. Their contents are compared, not their times: Kubernetes swaps symbolic links.
@@ -49,6 +49,14 @@ pub(crate) fn named(file: Option<&PathBuf>) -> Option<&PathBuf> {
 }
 
 impl TlsSettings {
+    /// From when until when the certificate is valid, and where its key is, if files are named that can be read.
+    pub(crate) fn named_pair(&self) -> Option<(Validity, &Path)> {
+        let key = named(self.tls_key.as_ref())?;
+        let pem = std::fs::read(named(self.tls_certificate.as_ref())?).ok()?;
+        let own = CertificateDer::pem_slice_iter(&pem).next()?.ok()?;
+        Some((Validity::of(&own)?, key))
+    }
+
     /// Reads the files. Nothing if none are named.
     pub fn load(&self) -> Result<Option<Tls>, TlsError> {
         match (named(self.tls_certificate.as_ref()), named(self.tls_key.as_ref())) {

@@ -61,6 +61,16 @@ impl AuthSettings {
         Ok(Settings { door, public_statistics, session_lifetime, tokens })
     }
 
+    /// Whether everybody is let in because somebody said so.
+    pub(crate) fn is_off(&self) -> bool {
+        matches!(self.authentication, Some(Authentication::Off))
+    }
+
+    /// Whether it is left open who is let in, so that a server that others reach needs a key to start.
+    pub(crate) fn is_unsaid(&self) -> bool {
+        self.authentication.is_none()
+    }
+
     /// Refuses to serve others without any key, unless that is what was asked for.
     pub fn check(&self, host: IpAddr, authority: &Authority) -> Result<(), OpenToOthers> {
         if self.authentication.is_none() && !host.is_loopback() && !authority.knows_anybody() {

@@ -129,6 +129,12 @@ impl TokenVerifier {
         }))
     }
 
+    /// Fetches the provider's keys once, to see whether that goes well: how many can be used.
+    pub(crate) async fn count_keys(&self) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
+        let document = self.0.store.source().load().await?;
+        Ok(KeySet::parse(&document)?.len())
+    }
+
     /// Fetches the provider's keys at once, every few minutes, and when a token names one that is not there. Without
     /// this running, all tokens are [`TokenError::Unavailable`].
     pub async fn run(self, stop: CancellationToken) {

@@ -25,31 +25,31 @@ const BACKLOG: u32 = 4_096;
 pub struct ServeSettings {
     /// Address to listen on. Others than this machine reach any but 127.0.0.1 and ::1
     #[arg(long, env = "SERVER_HOST", value_name = "ADDRESS", default_value = "127.0.0.1")]
-    server_host: IpAddr,
+    pub(super) server_host: IpAddr,
     /// Port of the REST interface and the dashboard; 0 for any free one
     #[arg(long, env = "SERVER_PORT", value_name = "PORT", default_value_t = 8080)]
-    server_port: u16,
+    pub(super) server_port: u16,
     /// A second port with the same on it, for instance to let people reach the dashboard elsewhere than services
     #[arg(long, env = "DASHBOARD_PORT", value_name = "PORT")]
     dashboard_port: Option<u16>,
     #[command(flatten, next_help_heading = "Access")]
-    auth: AuthSettings,
+    pub(super) auth: AuthSettings,
     #[command(flatten, next_help_heading = "Access")]
     audit: AuditSettings,
     #[command(flatten, next_help_heading = "Access")]
     cors: CorsSettings,
     #[command(flatten, next_help_heading = "Limits")]
-    rates: RateSettings,
+    pub(super) rates: RateSettings,
     #[command(flatten, next_help_heading = "Limits")]
-    limits: LimitSettings,
+    pub(super) limits: LimitSettings,
     #[command(flatten, next_help_heading = "Exports")]
-    exports: ExportSettings,
+    pub(super) exports: ExportSettings,
     #[command(flatten, next_help_heading = "Data streams")]
-    streams: StreamSettings,
+    pub(super) streams: StreamSettings,
     #[command(flatten, next_help_heading = "TLS")]
-    tls: TlsSettings,
+    pub(super) tls: TlsSettings,
     #[command(flatten, next_help_heading = "Connections")]
-    connections: ConnectionSettings,
+    pub(super) connections: ConnectionSettings,
 }
 
 pub(super) async fn run(settings: ServeSettings, database: &DatabaseSettings) -> Result<(), CommandError> {

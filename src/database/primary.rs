@@ -85,6 +85,11 @@ impl Primary {
         &self.present().options
     }
 
+    /// All hosts: how people call each, and how to connect to it.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = (String, &Config)> {
+        self.0.hosts.iter().map(|host| (host.name(), &host.config))
+    }
+
     /// The ports of all hosts.
     pub(super) fn ports(&self) -> Vec<u16> {
         self.0.hosts.iter().map(Candidate::port).collect()

@@ -48,6 +48,17 @@ pub enum Store {
     },
 }
 
+impl Store {
+    /// The directory that it is, if it is one.
+    pub(crate) fn directory(&self, data_directory: &Path) -> Option<PathBuf> {
+        match self {
+            Self::DataDirectory => Some(data_directory.join("exports")),
+            Self::Directory(path) => Some(path.clone()),
+            Self::S3 { .. } => None,
+        }
+    }
+}
+
 /// What is no store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a store: it takes a directory, or s3://bucket or s3://bucket/prefix")]
@@ -130,6 +141,14 @@ impl Depot {
         // A file that was said to be complete is still there when the power comes back.
         let objects = LocalFileSystem::new_with_prefix(&directory)?.with_fsync(true);
         Ok(Self { objects: Arc::new(objects), prefix: object_store::path::Path::default(), directory: Some(directory) })
+    }
+
+    /// Asks a store that is elsewhere for the first name that it has, to see whether it answers.
+    pub(crate) async fn answers(&self) -> Result<(), String> {
+        match self.objects.list(Some(&self.prefix)).next().await {
+            Some(Err(error)) => Err(explain(&error).0),
+            Some(Ok(_)) | None => Ok(()),
+        }
     }
 
     /// Begins a file. Nobody sees it before it is finished.

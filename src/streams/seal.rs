@@ -15,7 +15,7 @@ use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey
 use uuid::Uuid;
 
 /// In the data directory, where no setting says another key.
-const FILE: &str = "encryption.key";
+pub(crate) const FILE: &str = "encryption.key";
 const KEY_LENGTH: usize = 32;
 
 /// Keys as settings have them: 64 hexadecimal digits each, with commas between them.
@@ -34,6 +34,13 @@ impl FromStr for Keys {
         let keys = text.split(',').map(str::trim).filter(|key| !key.is_empty());
         let read = |key: &str| hex::decode(key).ok().and_then(|bytes| bytes.try_into().ok()).ok_or(MalformedKey);
         Ok(Self(keys.map(read).collect::<Result<_, _>>()?))
+    }
+}
+
+impl Keys {
+    /// Whether no setting says a key, so that it is in a file.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 

@@ -11,9 +11,9 @@ const VERSION: u8 = 0xa0;
 
 /// From when until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Validity {
+pub(crate) struct Validity {
     begin: DateTime<Utc>,
-    pub(super) end: DateTime<Utc>,
+    pub(crate) end: DateTime<Utc>,
 }
 
 impl Validity {
@@ -31,7 +31,7 @@ impl Validity {
     }
 
     /// What is wrong with it at that moment, if anything.
-    pub(super) fn trouble_at(&self, now: DateTime<Utc>) -> Option<String> {
+    pub(crate) fn trouble_at(&self, now: DateTime<Utc>) -> Option<String> {
         if now > self.end {
             Some(format!("has expired on {}", self.end))
         } else if now < self.begin {

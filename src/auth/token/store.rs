@@ -81,6 +81,10 @@ impl KeyStore {
         Self { source, wanted: Notify::new(), state: watch::Sender::default() }
     }
 
+    pub(super) fn source(&self) -> &KeySource {
+        &self.source
+    }
+
     /// The keys, if there are any. The first to ask wait for the first attempt.
     pub(super) async fn current(&self) -> Option<Arc<KeySet>> {
         let seen = {

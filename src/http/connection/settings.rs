@@ -92,7 +92,7 @@ impl ConnectionSettings {
     }
 
     /// How many connections there may be.
-    pub(super) fn places(&self) -> usize {
+    pub(crate) fn places(&self) -> usize {
         let files = open_files();
         let default = || files.saturating_sub(RESERVED_FILES).max(files / 2).min(MOST_CONNECTIONS);
         self.max_connections.map_or_else(default, NonZeroUsize::get)
