@@ -2,7 +2,7 @@
 //!
 //! Each check is a small function that looks at one thing and says what it found; none of them changes anything. They are
 //! asked one after the other over one connection, each within seconds, so that a database that hangs is told as well as one
-//! that is away, and one that has no connections to spare loses one only.
+//! that is away, and one that has few connections to spare keeps them.
 
 mod activity;
 mod configuration;
@@ -15,6 +15,7 @@ mod schema;
 mod statistics;
 mod work;
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use tokio::time::timeout;
 use self::finding::{Finding, Report};
 use self::questions::{Questions, Unanswered};
 use super::serve::ServeSettings;
-use super::{print, tell};
+use super::tell;
 use crate::database::embedded::{DATABASE, EmbeddedPostgres};
 use crate::database::{CONNECT_TIMEOUT, DatabaseSettings, Primary};
 
@@ -60,13 +61,18 @@ pub(super) async fn run(settings: &DoctorSettings, database: &DatabaseSettings) 
     place::check(&settings.serve, database, &mut report).await;
     if settings.json {
         match report.as_json() {
-            Ok(json) => print(&json),
+            Ok(json) => show(&json),
             Err(error) => tell(&error.to_string()),
         }
     } else {
-        print(&report.to_string());
+        show(&report.to_string());
     }
     if report.is_fine() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whoever wants the first lines only (`| head`) has them.
+fn show(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
 }
 
 /// Everything that takes a database.
@@ -84,7 +90,7 @@ async fn check_database(settings: &DoctorSettings, database: &DatabaseSettings, 
     };
     let Some(config) = hosts::check(&primary, report).await else { return };
     match Questions::to(&config).await {
-        Ok(mut questions) => examine(settings, database, &mut questions, report).await,
+        Ok(mut questions) => examine(settings, database, (&mut questions, &config), report).await,
         Err(unanswered) => report.add("database", [unanswered.into()]),
     }
 }
@@ -128,7 +134,7 @@ fn not_running(data_dir: &Path) -> Finding {
 async fn examine(
     settings: &DoctorSettings,
     database: &DatabaseSettings,
-    questions: &mut Questions,
+    (questions, config): (&mut Questions, &tokio_postgres::Config),
     report: &mut Report,
 ) {
     let add = |report: &mut Report, check, outcome: Result<Vec<Finding>, Unanswered>, fine: &str| match outcome {
@@ -144,7 +150,7 @@ async fn examine(
     add(report, "rights", schema::rights(questions).await, "the role may do what the server does");
     add(report, "triggers", schema::triggers(questions).await, "all triggers are there and on");
     add(report, "constraints", schema::constraints(questions).await, "all constraints hold, all indexes are usable");
-    add(report, "notifications", activity::round_trip(questions).await, "a notification to itself arrives");
+    add(report, "notifications", activity::round_trip(questions, config).await, "a notification arrives");
     add(report, "queue", activity::queue(questions).await, "the queue of notifications is empty enough");
     add(report, "sessions", activity::sessions(questions).await, "no session holds others up");
     add(report, "vacuum", statistics::dead_rows(questions).await, "dead rows are cleaned up");

@@ -33,6 +33,14 @@ impl Postgres {
         postgres
     }
 
+    /// One that is nowhere yet: its files are put into its directory before it is started.
+    pub fn nowhere() -> Self {
+        let directory = tempfile::tempdir_in(in_memory()).expect("a directory");
+        // Whoever runs Postgres is somebody else than who runs tests, if that is root.
+        std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("it is open");
+        Self { directory, programs: None, running: None }
+    }
+
     /// A standby of it, which receives everything that it writes. It is stopped and started for that.
     pub async fn standby(&mut self) -> Self {
         self.end(Signal::INT).await;
@@ -108,6 +116,16 @@ impl Postgres {
     pub fn address(&self) -> SocketAddr {
         let endpoint = self.running.as_ref().expect("it runs").endpoint();
         SocketAddr::from((endpoint.host(), endpoint.port()))
+    }
+
+    /// Where its files are, and its password.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where its data are.
+    pub fn cluster(&self) -> PathBuf {
+        self.directory.path().join("cluster")
     }
 
     /// Where whoever uses it may keep files.

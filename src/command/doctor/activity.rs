@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
+use tokio_postgres::Config;
 use uuid::Uuid;
 
 use super::finding::Finding;
@@ -21,11 +22,12 @@ const LOCKING_IDLE_SECONDS: f64 = 1.0;
 /// Loads lock each other out for moments only.
 const WAITING_SECONDS: f64 = 5.0;
 
-/// Listens and notifies, as the server does, in two transactions.
-pub(super) async fn round_trip(questions: &mut Questions) -> Result<Vec<Finding>, Unanswered> {
+/// Listens, and notifies from another connection: a proxy that pools by transaction hands on what arrives while a transaction
+/// is under way, so that who notifies themselves may hear it.
+pub(super) async fn round_trip(questions: &mut Questions, config: &Config) -> Result<Vec<Finding>, Unanswered> {
     let channel = format!("newcycle_doctor_{}", Uuid::new_v4().simple());
     questions.tell(&format!("listen {channel}")).await?;
-    questions.tell(&format!("notify {channel}")).await?;
+    Questions::to(config).await?.tell(&format!("notify {channel}")).await?;
     let heard = timeout(NOTIFICATION_TIMEOUT, async {
         while let Some(notification) = questions.notifications.recv().await {
             if notification.channel() == channel {
@@ -41,7 +43,7 @@ pub(super) async fn round_trip(questions: &mut Questions) -> Result<Vec<Finding>
         return Ok(Vec::new());
     }
     Ok(vec![Finding::problem(
-        "LISTEN works, but a notification to itself does not arrive: a proxy pools by transaction (PgBouncer: \
+        "LISTEN works, but a notification does not arrive: a proxy pools by transaction (PgBouncer: \
         pool_mode = transaction)",
         "name Postgres itself in DATABASE_URL (its port is 5432 most often), or a pool with pool_mode = session",
     )])

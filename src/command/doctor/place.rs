@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::Client;
 use rustix::fs::{Access, access, statvfs};
+use rustix::io::Errno;
 use tokio::time::timeout;
 
 use super::ServeSettings;
@@ -40,7 +41,8 @@ pub(super) async fn check(serve: &ServeSettings, database: &DatabaseSettings, re
 async fn store(store: &Store, data_dir: &Path) -> Finding {
     if let Some(directory) = store.directory(data_dir) {
         let existing = existing(&directory);
-        return match access(&existing, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {
+        let rights = access(&existing, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK);
+        return match rights.and(if existing.is_dir() { Ok(()) } else { Err(Errno::NOTDIR) }) {
             Ok(()) => Finding::ok(format!("files of exports go to {}", directory.display())),
             Err(error) => Finding::problem(
                 format!("{} cannot be written, where files of exports go: {error}", existing.display()),

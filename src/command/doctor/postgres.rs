@@ -114,9 +114,8 @@ pub(super) async fn capacity(
         if needed > limit {
             findings.push(Finding::problem(
                 format!(
-                    "{} server{} may take {needed} connections ({each} each), and {whose} leaves room for {limit}",
+                    "{} servers may take {needed} connections ({each} each), and {whose} leaves room for {limit}",
                     servers.max(1),
-                    if servers > 1 { "s" } else { "" },
                 ),
                 match whose {
                     "max_connections" => format!(
@@ -140,8 +139,8 @@ pub(super) async fn capacity(
     }
     if findings.is_empty() {
         findings.push(Finding::ok(format!(
-            "{servers} server{} run, which may take {needed} of {} connections",
-            if servers == 1 { "" } else { "s" },
+            "{servers} servers run; {} may take {needed} of {} connections",
+            servers.max(1),
             available - others
         )));
     }

@@ -99,7 +99,7 @@ pub(super) async fn rights(questions: &Questions) -> Result<Vec<Finding>, Unansw
                 union all
                 select name, 'select' from ours where relkind = 'v' and not has_table_privilege(oid, 'select')
                 union all
-                select name, 'usage' from ours where relkind = 'S' and not has_sequence_privilege(oid, 'usage')
+                select name, 'usage' from ours where case relkind when 'S' then not has_sequence_privilege(oid, 'usage') else false end
                 union all
                 select p.oid::regprocedure::text, 'execute'
                 from pg_proc p join pg_namespace n on n.oid = p.pronamespace

@@ -78,7 +78,7 @@ fn differ(rows: &[tokio_postgres::Row]) -> Finding {
 pub(super) async fn folding(questions: &Questions) -> Result<Vec<Finding>, Unanswered> {
     let row = questions
         .ask_one(&format!(
-            "select (select count(*) from (select from statistics.unfolded limit {UNFOLDED} + 1) as some),
+            "select (select count(*) from (select from statistics.unfolded limit {UNFOLDED} + 1) as counted),
                 (select extract(epoch from now() - pruned_at)::float8 from statistics.state),
                 (select count(*) from pg_stat_activity
                     where application_name = 'newcycle listener' and datname = current_database())"
