@@ -31,7 +31,9 @@ fn tables() -> String {
     let mut text = String::new();
     let mut present = None;
     for (name, argument) in settings() {
-        let heading = argument.get_help_heading().unwrap_or("Server and clients").to_owned();
+        let is_of_the_server = name.starts_with("SERVER") || name.starts_with("DASHBOARD");
+        let unnamed = if is_of_the_server { "Server" } else { "Commands that ask a server" };
+        let heading = argument.get_help_heading().unwrap_or(unnamed).to_owned();
         if present.as_ref() != Some(&heading) {
             text += &format!("\n**{heading}**\n\n| setting | default | what it is |\n| --- | --- | --- |\n");
             present = Some(heading);
