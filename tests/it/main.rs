@@ -16,6 +16,7 @@ mod connections;
 mod counts;
 mod demo;
 mod doctor;
+mod doctor_hosts;
 mod embedded;
 mod exactness;
 mod export_command;

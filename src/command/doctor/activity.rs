@@ -149,8 +149,7 @@ pub(super) async fn sessions(questions: &Questions) -> Result<Vec<Finding>, Unan
         let (since, waiting): (Option<f64>, i64) = (row.get(4), row.get(5));
         findings.push(Finding::problem(
             format!(
-                "{waiting} session{} wait for a lock of pid {pid} ({program}, {}, in a transaction for {}: {query})",
-                if waiting == 1 { "" } else { "s" },
+                "sessions that wait for a lock of pid {pid} ({program}, {}, in a transaction for {}: {query}): {waiting}",
                 state.unwrap_or_default(),
                 for_people(since.unwrap_or_default())
             ),

@@ -130,7 +130,7 @@ async fn tokens(serve: &ServeSettings) -> Vec<Finding> {
         Ok(settings) => {
             let Some(tokens) = settings.tokens else { return Vec::new() };
             match tokens.count_keys().await {
-                Ok(amount) => vec![Finding::ok(format!("the identity provider has {amount} keys"))],
+                Ok(amount) => vec![Finding::ok(format!("keys of the identity provider: {amount}"))],
                 Err(error) => {
                     let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
                     vec![Finding::problem(
@@ -182,7 +182,7 @@ pub(super) async fn access(questions: &Questions, serve: &ServeSettings) -> Resu
         findings.push(Finding::problem("a key is required, and there is none: nobody can come in", remedy));
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(format!("{keys} keys are good")));
+        findings.push(Finding::ok(format!("keys that are good: {keys}")));
     }
     Ok(findings)
 }

@@ -114,7 +114,7 @@ pub(super) async fn capacity(
         if needed > limit {
             findings.push(Finding::problem(
                 format!(
-                    "{} servers may take {needed} connections ({each} each), and {whose} leaves room for {limit}",
+                    "servers: {}; they may take {needed} connections ({each} each), and {whose} leaves room for {limit}",
                     servers.max(1),
                 ),
                 match whose {
@@ -139,7 +139,7 @@ pub(super) async fn capacity(
     }
     if findings.is_empty() {
         findings.push(Finding::ok(format!(
-            "{servers} servers run; {} may take {needed} of {} connections",
+            "servers that run: {servers}; connections that {} may take: {needed} of {}",
             servers.max(1),
             available - others
         )));

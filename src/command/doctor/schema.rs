@@ -70,7 +70,7 @@ pub(super) async fn migrations(questions: &Questions) -> Result<Vec<Finding>, Un
     }
     if let Some((first, migration)) = known.first_key_value() {
         findings.push(Finding::problem(
-            format!("{} migrations are missing, from {first} ({}) on", known.len(), migration.description),
+            format!("migrations that are missing: {}, from {first} ({}) on", known.len(), migration.description),
             "newcycle migrate (a server does so when it starts)",
         ));
     }

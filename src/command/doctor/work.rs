@@ -32,7 +32,10 @@ pub(super) async fn jobs(questions: &Questions, serve: &ServeSettings) -> Result
         let setting = if kind == "export" { "NEWCYCLE_EXPORT_WORKERS" } else { "NEWCYCLE_STREAM_WORKERS" };
         let zero = if none_here { "; it is 0 here" } else { "" };
         Finding::problem(
-            format!("{amount} jobs of kind {kind} are due and nobody takes them, the first for {}", for_people(late)),
+            format!(
+                "jobs of kind {kind} that are due and that nobody takes: {amount}, the first for {}",
+                for_people(late)
+            ),
             format!("start a server or `newcycle worker` with {setting} above 0{zero}; their log says if they fail"),
         )
     };
@@ -65,7 +68,7 @@ pub(super) async fn dead_letters(questions: &Questions) -> Result<Vec<Finding>, 
     let finding = |row: &tokio_postgres::Row| {
         let (name, amount, reason): (String, i64, String) = (row.get(0), row.get(1), row.get(2));
         Finding::warning(
-            format!("{amount} records of \"{name}\" could not be processed, such as: {reason}"),
+            format!("records of \"{name}\" that could not be processed: {amount}, such as: {reason}"),
             "GET /dead-letters (dashboard, page Streams) says which; change the stream, then POST /dead-letters/…/retry",
         )
     };
@@ -85,7 +88,7 @@ pub(super) async fn exports(questions: &Questions) -> Result<Vec<Finding>, Unans
         return Ok(Vec::new());
     }
     Ok(vec![Finding::warning(
-        format!("{amount} exports failed in the last day, the last one: {}", reason.unwrap_or_default()),
+        format!("exports that failed in the last day: {amount}, the last one: {}", reason.unwrap_or_default()),
         "repair that, and start them again",
     )])
 }
@@ -106,7 +109,7 @@ pub(super) async fn secrets(
         enter the secrets of these streams anew (dashboard, page Streams)";
     // Whoever asks for a key that is not there makes a new one.
     if keys.is_empty() && !file.exists() {
-        let found = format!("{} data streams have secrets, and {} is not there", rows.len(), file.display());
+        let found = format!("data streams with secrets: {}, and {} is not there", rows.len(), file.display());
         return Ok(vec![Finding::problem(found, remedy)]);
     }
     let seal = Seal::new(keys, data_dir);
