@@ -207,7 +207,11 @@ impl DatabaseSettings {
     /// The Postgres that the settings name, if they name one.
     pub(crate) fn named(&self) -> Result<Option<tokio_postgres::Config>, DatabaseError> {
         if let Some(url) = self.database_url.as_deref().filter(|url| !url.is_empty()) {
-            return url.parse().map(Some).map_err(DatabaseError::MalformedUrl);
+            let mut config: tokio_postgres::Config = url.parse().map_err(DatabaseError::MalformedUrl)?;
+            if let (None, Some(password)) = (config.get_password(), &self.pgpassword) {
+                config.password(password);
+            }
+            return Ok(Some(config));
         }
         let Some(host) = self.pghost.as_deref().filter(|host| !host.is_empty()) else { return Ok(None) };
         let mut config = tokio_postgres::Config::new();

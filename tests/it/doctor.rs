@@ -342,7 +342,7 @@ async fn statistics_that_differ_from_the_ledger_are_told() {
 async fn connections_that_do_not_suffice_are_told() {
     let postgres = healthy().await;
     let said = doctor(&postgres.url(), &[("NEWCYCLE_DATABASE_CONNECTIONS", "500")], &[]).await.problem("capacity");
-    assert!(said.contains("509 connections") && said.contains("alter system set max_connections"), "{said}");
+    assert!(said.contains("510 connections") && said.contains("alter system set max_connections"), "{said}");
     tell(&postgres, &["alter role newcycle connection limit 5"]).await;
     assert!(doctor(&postgres.url(), &[], &[]).await.problem("capacity").contains("the role leaves room for 5"));
 }

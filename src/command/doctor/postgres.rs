@@ -6,8 +6,8 @@ use super::{ServeSettings, for_people};
 use crate::database::{DatabaseSettings, OWN_CONNECTIONS};
 use crate::exports::Store;
 
-/// Beside those of its pools: the one that listens.
-const LISTENING_CONNECTIONS: i64 = 1;
+/// Beside those of its pools: one that listens, and one for `/metrics`.
+const LISTENING_CONNECTIONS: i64 = 2;
 /// Autovacuum freezes rows when their transactions are 200 million behind, unless told otherwise. Further behind it fails to.
 const OLD_TRANSACTIONS: i64 = 500_000_000;
 /// Postgres stops taking writes at 2,100 million.
