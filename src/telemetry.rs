@@ -6,7 +6,9 @@ mod traces;
 
 use std::io::IsTerminal;
 
+use tracing::Subscriber;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
@@ -51,15 +53,14 @@ pub fn start(settings: &LogSettings, makes_traces: bool) -> Result<Telemetry, Ma
     for directive in ["sqlx::postgres::notice=warn".to_owned(), format!("{SPANS}=off")] {
         level = level.add_directive(directive.parse().map_err(MalformedLogLevel)?);
     }
-    let logs = tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
-    let logs = match settings.log_format {
-        LogFormat::Text => logs.with_target(false).boxed(),
-        LogFormat::Json => logs.json().flatten_event(true).with_span_list(false).boxed(),
-    };
     let traces = if makes_traces { Traces::from_environment() } else { Ok(None) };
-    // Without traces there is no layer for them, and nobody wants spans: to make none costs one look at a number.
-    let layer = traces.as_ref().ok().and_then(Option::as_ref).map(Traces::layer);
-    tracing_subscriber::registry().with(logs.with_filter(level)).with(layer).init();
+    let registry = tracing_subscriber::registry();
+    match traces.as_ref().ok().and_then(Option::as_ref).map(Traces::layer) {
+        Some(layer) => registry.with(lines(settings.log_format).with_filter(level)).with(layer).init(),
+        // What is not logged is of no use to anybody, then: to make a span costs one look at a number. With a filter of the
+        // layer's own, or a layer that is `None`, each would have to be asked.
+        None => registry.with(level).with(lines(settings.log_format)).init(),
+    }
     let traces = traces.unwrap_or_else(|error| {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
@@ -76,5 +77,15 @@ impl Telemetry {
         if let Some(traces) = self.0 {
             traces.stop().await;
         }
+    }
+}
+
+/// Writes lines.
+fn lines<S: Subscriber + for<'span> LookupSpan<'span>>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync> {
+    let lines =
+        tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_target(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     }
 }
