@@ -118,8 +118,12 @@ impl<'a> Download<'a> {
     }
 }
 
-/// What a `Range` asks for. What is not understood is as if it was not there, and so are several ranges at a time.
+/// What a `Range` asks for. What is not understood is as if it was not there, and so are several ranges at a time. So is
+/// any of an empty file, in which the crate would see a first byte.
 pub(super) fn wanted(range: &str, size: u64) -> Wanted {
+    if size == 0 {
+        return Wanted::Everything;
+    }
     let Ok(parsed) = parse_range_header(range) else { return Wanted::Everything };
     match parsed.validate(size).as_deref() {
         Ok([one]) => Wanted::Part(*one.start()..*one.end() + 1),
@@ -158,6 +162,7 @@ mod tests {
             ("bytes", Wanted::Everything),
         ] {
             assert_eq!(wanted(range, 100), expected, "{range}");
+            assert_eq!(wanted(range, 0), Wanted::Everything, "{range} of nothing");
         }
     }
 }

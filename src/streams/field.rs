@@ -86,7 +86,8 @@ impl Field {
 
     /// Takes out what is there.
     pub fn take(&self, record: &mut Value) -> Option<Value> {
-        self.0.delete(record)
+        // Of an element that an array does not have, `delete` panics.
+        self.0.resolve(record).is_ok().then(|| self.0.delete(record))?
     }
 }
 
@@ -140,5 +141,7 @@ mod tests {
         assert_eq!(field("a").take(&mut record), Some(json!(1)));
         assert_eq!(field("a").take(&mut record), None);
         assert_eq!(record, json!({"b": {"c": 2}}));
+        let mut record = json!({"a": []});
+        assert_eq!(["/a/0", "/a/-", "/a/1"].map(|name| field(name).take(&mut record)), [None, None, None]);
     }
 }

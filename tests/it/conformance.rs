@@ -51,6 +51,18 @@ async fn no_transform_takes_the_server_with_it() {
     }
 }
 
+/// The request broke off, and of a stream whose records are said to be there the run.
+#[tokio::test]
+async fn an_element_that_an_array_does_not_have_is_missing() {
+    let server = Server::start().await;
+    let transform = json!([{"rename": {"from": "/a/0", "to": "b"}}]);
+    let body = json!({"sample": [{"id": 1, "a": []}, {"id": 2, "a": [3]}], "transform": transform});
+    let (status, preview) = server.api.post("/streams/preview", body).await;
+    assert_eq!(status, StatusCode::OK, "{preview}");
+    assert_eq!(preview["records"][0]["record"], json!({"id": 1, "a": []}));
+    assert_eq!(preview["records"][1]["record"], json!({"id": 2, "a": [], "b": 3}));
+}
+
 /// There is one more after each page, which has a number as well.
 #[tokio::test]
 async fn pages_are_counted_from_a_number_after_which_there_are_others() {
