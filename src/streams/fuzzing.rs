@@ -51,6 +51,10 @@ pub fn schedules(bytes: &[u8]) {
         _ => return,
     };
     let scheduled = DateTime::from_timestamp(1_800_000_000, 0).expect("a moment");
+    // What has no moments is no schedule, which takes a look at three thousand years.
+    if matches!(schedule, Schedule::Cron(..)) && schedule.following(scheduled).is_none() {
+        return;
+    }
     // Up to three years late: more than one wants to count is not counted.
     let now = scheduled + chrono::TimeDelta::milliseconds(late.rem_euclid(100_000_000_000));
     let next = schedule.next(scheduled, now);

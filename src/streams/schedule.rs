@@ -114,7 +114,7 @@ impl Schedule {
         TimeDelta::microseconds(room.num_microseconds().unwrap_or(0) / 1_000 * share)
     }
 
-    fn following(&self, moment: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    pub(super) fn following(&self, moment: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let Self::Cron(cron, zone) = self else { return None };
         let next = cron.find_next_occurrence(&moment.with_timezone(zone), false).ok()?.with_timezone(&Utc);
         (next - moment <= HORIZON).then_some(next)
