@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Row};
 use tokio_postgres::config::Host;
 
 use crate::keep_alive::{self, KeepAlive};
@@ -150,6 +150,9 @@ impl Database {
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
                 .acquire_time_level(ACQUIRE_LEVEL)
+                // Instead of the library's own test, which does not see it.
+                .test_before_acquire(false)
+                .before_acquire(|connection, _| Box::pin(is_at_rest(connection)))
                 .after_connect(move |connection, _| {
                     if is_remote && let Err(error) = keep_alive::watch_all(&ports, KeepAlive::DATABASE) {
                         tracing::warn!(%error, "a connection to Postgres that dies in silence will not be noticed");
@@ -227,6 +230,15 @@ impl DatabaseSettings {
         }
         Ok(Some(config))
     }
+}
+
+/// Whether a connection is outside of a transaction. Whoever gives up while theirs begins leaves it open (sqlx 0.9 rolls back
+/// only what has begun), and the next one's rows would be acknowledged in it and never be committed. The first statement of a
+/// transaction begins when that does; with the extended protocol it would be a little later. One that still has answers to others
+/// fails, and is not used either.
+async fn is_at_rest(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let row = sqlx::raw_sql("select transaction_timestamp() = statement_timestamp()").fetch_one(connection).await?;
+    row.try_get(0)
 }
 
 /// A host that was the primary may be a standby when it comes back, with figures of an earlier moment.

@@ -1,12 +1,17 @@
 //! Clients that send what nobody should: each is told what is wrong with it, in words that name it, and nothing is written.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 
+use futures_util::future::poll_immediate;
+use newcycle::database::Database;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::task::yield_now;
+use uuid::Uuid;
 
 use crate::api::{Answer, Api};
-use crate::harness::Server;
+use crate::harness::{Server, connect, new_database, url};
 
 async fn send(api: &Api, path: &str, body: impl Into<reqwest::Body>) -> Answer {
     let request = api.request(Method::POST, path).header("content-type", "application/json").body(body);
@@ -124,4 +129,33 @@ async fn questions_that_nobody_should_ask_are_refused_with_the_parameter() {
         }
     }
     server.api.until_ready().await;
+}
+
+#[tokio::test]
+async fn whoever_leaves_while_a_transaction_begins_takes_nothing_of_others_along() {
+    let name = new_database().await;
+    let others = connect(&name).await;
+    let config = url(&name).await.parse().expect("a URL");
+    let database = Database::connect(config, 1).await.expect("it answers");
+    for patience in 0..60 {
+        {
+            let mut begin = pin!(database.pool.begin());
+            for _ in 0..patience {
+                if poll_immediate(begin.as_mut()).await.is_some() {
+                    break;
+                }
+                yield_now().await;
+            }
+        }
+        let id: Uuid = sqlx::query_scalar("insert into users default values returning id")
+            .fetch_one(&database.pool)
+            .await
+            .expect("a user");
+        let there: bool = sqlx::query_scalar("select exists (select from users where id = $1)")
+            .bind(id)
+            .fetch_one(&others.pool)
+            .await
+            .expect("an answer");
+        assert!(there, "what was acknowledged is there, after {patience} looks");
+    }
 }
