@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::api::Api;
 use crate::export_faults::{Chance, Process};
@@ -34,6 +34,9 @@ const BETWEEN_FAULTS: Duration = Duration::from_secs(15);
 const WRITERS_PAUSE: Duration = Duration::from_millis(10);
 /// How long the network is away, or a table locked.
 const OUTAGE: Duration = Duration::from_secs(2);
+/// How long a file of some million transfers may take while everything else goes on, with beginning anew.
+const EXPORT: Duration = Duration::from_mins(5);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 /// Readers who read nothing.
 const SILENT: usize = 200;
 /// What an array of the readers who read nothing is made of.
@@ -195,12 +198,17 @@ async fn export(api: Api) -> u64 {
     })
     .await;
     let path = format!("/exports/{}", started["id"].as_str().expect("an id"));
-    let export = eventually(|| async {
-        let (_, export) = api.get(&path).await;
-        assert_ne!(export["state"], "failed", "{export}");
-        if export["state"] == "complete" { Ok(export) } else { Err(export.to_string()) }
-    })
-    .await;
+    let complete = async {
+        loop {
+            let (_, export) = api.get(&path).await;
+            assert_ne!(export["state"], "failed", "{export}");
+            if export["state"] == "complete" {
+                return export;
+            }
+            sleep(BETWEEN_LOOKS).await;
+        }
+    };
+    let export = timeout(EXPORT, complete).await.expect("the file in time");
     let deleted = api.request(Method::DELETE, &path).send().await.expect("an answer");
     assert!(deleted.status().is_success(), "{}", deleted.status());
     export["result"]["rows"].as_u64().expect("a number")
