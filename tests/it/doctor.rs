@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::export_faults::Process;
+use crate::faults::Process;
 use crate::harness::eventually;
 use crate::postgres::Postgres;
 

@@ -9,9 +9,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::export_faults::Obstacle;
 use crate::export_files::read;
 use crate::exports::stored;
+use crate::faults::Obstacle;
 use crate::harness::{PATIENCE, Server, eventually};
 
 fn spawn(url: &str, arguments: &[&str]) -> Child {

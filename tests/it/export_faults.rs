@@ -1,44 +1,20 @@
 //! Exports when something is in their way: they are cancelled, killed, taken over, told to stop; and end once, as one of the
 //! things that they can end as, with nothing left behind.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 
 use futures_util::future::join_all;
 use newcycle::server::Settings;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use sqlx::{Connection, Executor, PgConnection, PgPool};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use sqlx::PgPool;
 use tokio::task::yield_now;
 use uuid::Uuid;
 
-use crate::api::Api;
 use crate::export_files::read;
 use crate::exports::{export, file, over, sha256, start, stored, until};
-use crate::harness::{Server, data_directory, eventually, new_database, url};
-
-/// Numbers that look random and are the same in each run.
-pub struct Chance(pub u64);
-
-impl Chance {
-    pub fn below(&mut self, end: u64) -> u64 {
-        // Source: Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014 (splitmix64).
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
-    }
-
-    /// Lets others go on for a while.
-    pub async fn pass(&mut self, most: u64) {
-        for _ in 0..self.below(most) {
-            yield_now().await;
-        }
-    }
-}
+use crate::faults::{Chance, Obstacle, Process};
+use crate::harness::{Server, data_directory, eventually, new_database};
 
 fn id(export: &Value) -> String {
     export["id"].as_str().expect("an id").to_owned()
@@ -83,38 +59,6 @@ async fn nothing_is_left(server: &Server) {
     .await;
 }
 
-/// Somebody who keeps everybody from reading or writing a table, until this is dropped.
-pub struct Obstacle(PgConnection);
-
-impl Obstacle {
-    /// Of a database of that name.
-    pub async fn before(table: &str, name: &str) -> Self {
-        let mut connection = PgConnection::connect(&url(name).await).await.expect("a connection");
-        for statement in ["begin", &format!("lock table {table} in access exclusive mode")] {
-            connection.execute(sqlx::AssertSqlSafe(statement)).await.expect(statement);
-        }
-        Self(connection)
-    }
-
-    /// Waits until somebody waits for it.
-    pub async fn is_met(&self, server: &Server) {
-        eventually(|| async {
-            let waiting: i64 = sqlx::query_scalar(
-                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
-            )
-            .fetch_one(&server.database.pool)
-            .await
-            .map_err(|error| error.to_string())?;
-            if waiting > 0 { Ok(()) } else { Err("nobody waits".to_owned()) }
-        })
-        .await;
-    }
-
-    pub async fn remove(self) {
-        self.0.close().await.expect("it ends");
-    }
-}
-
 const TRANSFERS: &str = r#"{"dataset": "transfers", "format": "csv"}"#;
 
 fn transfers() -> Value {
@@ -129,7 +73,7 @@ async fn one_that_runs_stops_when_it_is_cancelled_by_whichever_server_and_so_doe
     let other = Server::limited(&server.name, newcycle::auth::Settings::default(), settings).await;
     let obstacle = Obstacle::before("transfers", &server.name).await;
     let (_, export) = start(&server.api, &transfers()).await;
-    obstacle.is_met(&server).await;
+    obstacle.is_met(&server.database.pool).await;
     let (status, cancelled) = other.api.post(&format!("/exports/{}/cancel", id(&export)), json!({})).await;
     assert!(matches!(status, StatusCode::ACCEPTED | StatusCode::OK), "{cancelled}");
     // Nobody has removed the obstacle: without having been told, Postgres would wait for ever.
@@ -262,51 +206,6 @@ async fn a_server_that_stops_leaves_its_exports_to_others() {
     let export = over(&other.api, &id(&started)).await;
     assert_eq!(export["state"], "complete");
     nothing_is_left(&other).await;
-}
-
-/// A server in a process of its own, which can be killed.
-pub struct Process {
-    pub child: Child,
-    pub api: Api,
-}
-
-impl Process {
-    /// On a database, after these commands of a shell, with these settings.
-    pub async fn start(name: &str, commands: &str, settings: &[(&str, &str)]) -> Self {
-        Self::on(&url(name).await, &data_directory(name), commands, settings).await
-    }
-
-    /// On a database anywhere, with its files there.
-    pub async fn on(url: &str, files: &Path, commands: &str, settings: &[(&str, &str)]) -> Self {
-        // A soak is of the program as it is released.
-        let binary = std::env::var("NEWCYCLE_BINARY");
-        let binary = binary.as_deref().unwrap_or(env!("CARGO_BIN_EXE_newcycle"));
-        let mut child = Command::new("sh")
-            .args(["-c", &format!("{commands} exec \"$0\" serve"), binary])
-            .env("DATABASE_URL", url)
-            .env("SERVER_PORT", "0")
-            .env("NEWCYCLE_EXPORT_STORE", files.join("exports"))
-            .env("NEWCYCLE_DATA_DIR", files)
-            // All tests share the connections that a cluster has.
-            .env("NEWCYCLE_DATABASE_CONNECTIONS", "4")
-            .env_remove("DASHBOARD_PORT")
-            .envs(settings.iter().copied())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("it starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
-        let address = loop {
-            let line = lines.next_line().await.expect("text").expect("the address");
-            if let Some(url) = line.trim().strip_prefix("dashboard") {
-                break url.trim().trim_end_matches('/').to_owned();
-            }
-        };
-        let api = Api::new(address);
-        api.until_ready().await;
-        Self { child, api }
-    }
 }
 
 #[tokio::test]

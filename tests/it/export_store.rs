@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use crate::export_faults::Process;
 use crate::export_files::read;
 use crate::exports::{export, file, sha256};
+use crate::faults::Process;
 use crate::harness::{connect, new_database};
 
 const BUCKET: &str = "files";

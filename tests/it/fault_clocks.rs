@@ -9,7 +9,7 @@ use reqwest::Method;
 use sqlx::PgPool;
 use tempfile::TempDir;
 
-use crate::export_faults::Process;
+use crate::faults::Process;
 use crate::harness::in_memory;
 use crate::load::{Load, Place};
 use crate::postgres::Postgres;

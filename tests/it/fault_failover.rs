@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 
-use crate::export_faults::Process;
+use crate::faults::Process;
 use crate::harness::eventually;
 use crate::load::{Load, Place};
 use crate::postgres::Postgres;

@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use sqlx::{Connection, Executor, PgConnection};
 
 use crate::api::Events;
-use crate::export_faults::Process;
-use crate::harness::{connect, data_directory, eventually, new_database, url};
+use crate::faults::{Obstacle, Process};
+use crate::harness::{connect, data_directory, new_database, url};
 use crate::load::{Load, Place};
 use crate::proxy::{Network, Proxy};
 
@@ -152,22 +151,12 @@ async fn connections_that_are_lost_without_a_word_are_given_up() {
     let mut events = server.api.stream("/statistics/stream?resolution=minute", None).await;
     until_told(&mut events, "live").await;
     // Writers wait for an answer, which is lost, as is the news that the other end has forgotten them.
-    let mut holder = PgConnection::connect(&crate::harness::url(&name).await).await.expect("a connection");
-    holder.execute("begin; lock table transfers in access exclusive mode").await.expect("a lock");
-    eventually(|| async {
-        let waiting: i64 = sqlx::query_scalar(
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
-        )
-        .fetch_one(&database.pool)
-        .await
-        .map_err(|error| error.to_string())?;
-        if waiting > 0 { Ok(()) } else { Err("nobody waits".to_owned()) }
-    })
-    .await;
+    let obstacle = Obstacle::before("transfers", &name).await;
+    obstacle.is_met(&database.pool).await;
     island.plug(Cable::Database, false);
     proxy.forget().await;
     until_told(&mut events, "stale").await;
-    holder.close().await.expect("it ends");
+    obstacle.remove().await;
     island.plug(Cable::Database, true);
     until_told(&mut events, "live").await;
     // The writer that waited has another connection by now: whoever comes next is answered.

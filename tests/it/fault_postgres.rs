@@ -7,8 +7,8 @@ use rustix::process::Signal;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tempfile::TempDir;
 
-use crate::export_faults::{Chance, Process};
-use crate::harness::{connect, eventually, in_memory, new_database, url};
+use crate::faults::{Chance, Obstacle, Process};
+use crate::harness::{connect, in_memory, new_database, url};
 use crate::load::{Load, Place};
 use crate::postgres::Postgres;
 
@@ -151,21 +151,9 @@ async fn a_lock_on_the_ledger_holds_writers_up_and_loses_nothing() {
     let load = Load::start(&Place::new(&server.api.url), 6).await;
     for table in ["transfers", "items", "users", "statistics.deltas"] {
         load.goes_on(20).await;
-        let mut holder = PgConnection::connect(&url(&name).await).await.expect("a connection");
-        holder.execute("begin").await.expect("a transaction");
-        let lock = format!("lock table {table} in access exclusive mode");
-        holder.execute(sqlx::AssertSqlSafe(lock)).await.expect("a lock");
-        eventually(|| async {
-            let waiting: i64 = sqlx::query_scalar(
-                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
-            )
-            .fetch_one(&database.pool)
-            .await
-            .map_err(|error| error.to_string())?;
-            if waiting > 0 { Ok(()) } else { Err("nobody waits".to_owned()) }
-        })
-        .await;
-        holder.close().await.expect("it ends");
+        let obstacle = Obstacle::before(table, &name).await;
+        obstacle.is_met(&database.pool).await;
+        obstacle.remove().await;
     }
     load.goes_on(50).await;
     load.settle(&database.pool).await;

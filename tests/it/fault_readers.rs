@@ -9,8 +9,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::Command;
 
 use crate::client::{Client, STREAM, get};
-use crate::export_faults::Process;
 use crate::fault_network::{Cable, Island, before};
+use crate::faults::Process;
 use crate::harness::{connect, data_directory, eventually, new_database};
 use crate::load::{Load, Place};
 

@@ -2,7 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::export_faults::{Chance, Process};
+use crate::faults::{Chance, Process};
 use crate::harness::{connect, new_database};
 use crate::load::{Load, Place};
 

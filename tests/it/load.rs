@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::api::{Events, View};
 use crate::exactness::recounts;
-use crate::export_faults::Chance;
+use crate::faults::Chance;
 use crate::harness::{PATIENCE, eventually};
 
 /// Clients that were told nothing ask again after a while, as `EventSource` does.

@@ -31,6 +31,7 @@ mod fault_network;
 mod fault_postgres;
 mod fault_readers;
 mod fault_server;
+mod faults;
 mod guard;
 mod guide;
 mod harness;

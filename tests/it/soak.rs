@@ -19,8 +19,8 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::api::Api;
-use crate::export_faults::{Chance, Process};
 use crate::fault_readers::{one_who_asks_and_reads_nothing, server_of};
+use crate::faults::{Chance, Process};
 use crate::harness::eventually;
 use crate::load::{Load, Place, Plan, Tally};
 use crate::postgres::Postgres;

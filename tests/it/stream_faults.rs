@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use newcycle::auth;
 
 use crate::api::Api;
-use crate::export_faults::{Chance, Obstacle, Process};
+use crate::faults::{Chance, Obstacle, Process};
 use crate::harness::{Server, data_directory, eventually, new_database, url};
 use crate::postgres::Postgres;
 use crate::source::{Fault, Source};
@@ -124,7 +124,7 @@ async fn what_a_killed_worker_was_about_to_write_is_not_half_there() {
         until_asked(&source, page).await;
         let obstacle = Obstacle::before(table, &name).await;
         told.send(()).expect("it waits");
-        obstacle.is_met(&server).await;
+        obstacle.is_met(&server.database.pool).await;
         killed.kill().await.expect("it is killed");
         obstacle.remove().await;
         let mut heir = worker(&name).await;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::Executor;
 
 use crate::api::{Api, View};
-use crate::export_faults::Process;
+use crate::faults::Process;
 use crate::harness::{Server, data_directory, eventually, new_database};
 use crate::source::{Fault, Source, numbered};
 use crate::streams::{assert_equal, create, cursors, fetch, get, records, server, settings};

@@ -22,8 +22,8 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::api::Api;
-use crate::export_faults::{Obstacle, Process};
 use crate::exports;
+use crate::faults::{Obstacle, Process};
 use crate::harness::{PATIENCE, connect, data_directory, eventually, new_database};
 use crate::source::Source;
 use crate::streams;
@@ -262,16 +262,7 @@ async fn a_statement_is_linked_to_all_requests_that_it_serves() {
     let (first, others) = traces.split_first().expect("a trace");
     let others = async {
         // The first is with the database, for which the others wait.
-        eventually(|| async {
-            let waiting: i64 = sqlx::query_scalar(
-                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
-            )
-            .fetch_one(&database.pool)
-            .await
-            .map_err(|error| error.to_string())?;
-            if waiting > 0 { Ok(()) } else { Err("nobody waits".to_owned()) }
-        })
-        .await;
+        obstacle.is_met(&database.pool).await;
         let removing = async {
             eventually(|| async {
                 let answer = process.api.request(Method::GET, "/metrics").send().await;
