@@ -22,13 +22,13 @@ const RETENTION: &str = "400d";
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct AuditSettings {
     /// How long it is remembered who wrote what through which key (the table access.audit), as in 400d; 0 for ever
-    #[arg(long, env = "NEWCYCLE_AUDIT_RETENTION", value_name = "DURATION", default_value = RETENTION, value_parser = humantime::parse_duration)]
+    #[arg(long, env = "NEWCYCLE_AUDIT_RETENTION", value_name = "DURATION", default_value = RETENTION, value_parser = crate::duration::parse)]
     pub audit_retention: Duration,
 }
 
 impl Default for AuditSettings {
     fn default() -> Self {
-        Self { audit_retention: humantime::parse_duration(RETENTION).unwrap_or_default() }
+        Self { audit_retention: crate::duration::parse(RETENTION).unwrap_or_default() }
     }
 }
 

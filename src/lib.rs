@@ -23,6 +23,7 @@ pub mod audit;
 pub mod auth;
 pub mod command;
 pub mod database;
+mod duration;
 pub mod exports;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -21,7 +21,7 @@ pub struct AuthSettings {
     /// How long a browser stays signed in, such as 12h or 30d
     #[arg(
         long, env = "NEWCYCLE_SESSION_LIFETIME", value_name = "DURATION", default_value = "30d",
-        value_parser = humantime::parse_duration
+        value_parser = crate::duration::parse
     )]
     session_lifetime: Duration,
     #[command(flatten, next_help_heading = "Tokens of an identity provider")]

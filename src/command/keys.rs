@@ -65,7 +65,7 @@ enum Action {
         /// The key
         id: String,
         /// How long the secret before is taken as well, so that services can go over; 0s ends it, and its sessions, at once
-        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = crate::duration::parse)]
         grace: Duration,
     },
     /// Set when a key ends by itself
@@ -145,9 +145,7 @@ async fn act(pool: &PgPool, action: Action, json: bool) -> Result<(), CommandErr
         }
         Action::List { all } => return list(keys::list(pool).await?, all, json),
         Action::Rotate { id, grace } => {
-            let span = chrono::Duration::from_std(grace).ok().and_then(|span| Utc::now().checked_add_signed(span));
-            let until = span.ok_or("--grace is longer than can be reckoned")?;
-            let (key, secret) = keys::rotate(pool, key_id(&id), until).await?;
+            let (key, secret) = keys::rotate(pool, key_id(&id), Utc::now() + grace).await?;
             let before = match key.previous_expires_at {
                 Some(until) => format!("the secret before is taken until {}", moment(until)),
                 None => "the secret before is not taken any more".to_owned(),

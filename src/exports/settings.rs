@@ -22,7 +22,7 @@ pub struct ExportSettings {
     /// How long the file of an export is kept
     #[arg(
         long, env = "NEWCYCLE_EXPORT_LIFETIME", value_name = "TIME", default_value = LIFETIME,
-        value_parser = humantime::parse_duration
+        value_parser = crate::duration::parse
     )]
     pub export_lifetime: Duration,
     /// How many exports this server makes at a time; 0 leaves them to others

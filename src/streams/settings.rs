@@ -30,7 +30,7 @@ pub struct StreamSettings {
     /// How long a page of a data stream may take, from the request to its last byte
     #[arg(
         long, env = "NEWCYCLE_STREAM_TIMEOUT", value_name = "TIME", default_value = TIMEOUT,
-        value_parser = humantime::parse_duration
+        value_parser = crate::duration::parse
     )]
     pub stream_timeout: Duration,
     /// How many complete batches of a data stream are kept; of what is fetched incrementally, the newest version of each
