@@ -2,6 +2,7 @@
 
 pub mod embedded;
 mod primary;
+mod target;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,8 +12,10 @@ use sqlx::{PgConnection, PgPool, Row};
 use tokio_postgres::config::Host;
 
 use crate::keep_alive::{self, KeepAlive};
+use crate::tls::{file_or_nothing, named};
 use embedded::{DATABASE, EmbeddedError, EmbeddedPostgres, Endpoint};
-pub use primary::{NoPrimary, Primary};
+pub use primary::{Connector, NoPrimary, Primary};
+pub use target::{SslMode, Target, UnknownSslMode};
 
 /// The schema, as prose: see `migrations/`.
 pub(crate) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
@@ -51,6 +54,13 @@ pub struct DatabaseSettings {
     /// Database of the Postgres to use [default: newcycle]
     #[arg(long, env = "PGDATABASE", value_name = "NAME", global = true)]
     pub pgdatabase: Option<String>,
+    /// How connections to Postgres are encrypted, and whom they trust, unless the URL says it: disable, prefer, require, verify-ca
+    /// or verify-full, as of psql [default: prefer]
+    #[arg(long, env = "PGSSLMODE", value_name = "MODE", value_enum, global = true, hide_possible_values = true)]
+    pub pgsslmode: Option<SslMode>,
+    /// A file with certificates (PEM) of authorities that are trusted besides public ones, unless the URL says it (sslrootcert)
+    #[arg(long, env = "PGSSLROOTCERT", value_name = "FILE", value_parser = file_or_nothing(), global = true)]
+    pub pgsslrootcert: Option<PathBuf>,
     /// How many connections the server keeps at most, for requests; it has eight more of its own, and one for each export that is made
     #[arg(long, env = "NEWCYCLE_DATABASE_CONNECTIONS", value_name = "N", default_value_t = 16, global = true)]
     pub database_connections: u32,
@@ -65,6 +75,21 @@ pub enum DatabaseError {
     /// The URL cannot be read.
     #[error("DATABASE_URL is not a Postgres URL")]
     MalformedUrl(#[source] tokio_postgres::Error),
+    /// A way of encryption that there is not.
+    #[error(transparent)]
+    SslMode(#[from] UnknownSslMode),
+    /// Certificates of authorities that cannot be read.
+    #[error("cannot read the certificates in {}, which sslrootcert names", .path.display())]
+    UnreadableRoots {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// What the TLS library does not take.
+    #[error("connections to Postgres cannot be encrypted")]
+    Tls(#[from] rustls::Error),
     /// A setting that Postgres clients here do not have.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -106,24 +131,24 @@ impl Database {
     /// Connects to the Postgres that the settings name, or starts our own; or, if another process runs that one,
     /// connects to it.
     pub async fn open(settings: &DatabaseSettings) -> Result<Self, DatabaseError> {
-        let (config, endpoint, embedded) = if let Some(config) = settings.named()? {
-            (config, None, None)
+        let (target, endpoint, embedded) = if let Some(target) = settings.named()? {
+            (target, None, None)
         } else {
             let mut own = embedded::Settings::new(&settings.data_dir);
             own.port = settings.pgport;
             match EmbeddedPostgres::start(own).await {
                 Ok(embedded) => {
                     let endpoint = embedded.endpoint().clone();
-                    (endpoint.client_config(DATABASE), Some(endpoint), Some(embedded))
+                    (endpoint.client_config(DATABASE).into(), Some(endpoint), Some(embedded))
                 }
                 Err(error @ EmbeddedError::InUse { .. }) => {
                     let endpoint = EmbeddedPostgres::attach(&settings.data_dir).await?.ok_or(error)?;
-                    (endpoint.client_config(DATABASE), Some(endpoint), None)
+                    (endpoint.client_config(DATABASE).into(), Some(endpoint), None)
                 }
                 Err(error) => return Err(error.into()),
             }
         };
-        let opened = Self::connect(config, settings.database_connections).await;
+        let opened = Self::connect(target, settings.database_connections).await;
         match opened {
             Ok(database) => Ok(Self { endpoint, embedded, ..database }),
             Err(error) => {
@@ -136,14 +161,15 @@ impl Database {
     }
 
     /// Connects to a Postgres.
-    pub async fn connect(mut config: tokio_postgres::Config, connections: u32) -> Result<Self, DatabaseError> {
+    pub async fn connect(mut target: Target, connections: u32) -> Result<Self, DatabaseError> {
+        let config = &mut target.config;
         if config.get_application_name().is_none() {
             config.application_name("newcycle");
         }
-        let primary = Primary::among(&config)?;
+        let is_remote = config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)));
+        let primary = Primary::among(&target)?;
         primary.find().await.map_err(DatabaseError::Connect)?;
         let ports = primary.ports();
-        let is_remote = config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(_)));
         let limits = |connections| {
             let ports = ports.clone();
             PgPoolOptions::new()
@@ -208,13 +234,18 @@ impl Database {
 
 impl DatabaseSettings {
     /// The Postgres that the settings name, if they name one.
-    pub(crate) fn named(&self) -> Result<Option<tokio_postgres::Config>, DatabaseError> {
+    pub(crate) fn named(&self) -> Result<Option<Target>, DatabaseError> {
+        let target = self.place()?;
+        Ok(target.map(|target| target.or(self.pgsslmode, named(self.pgsslrootcert.as_ref()).map(PathBuf::as_path))))
+    }
+
+    fn place(&self) -> Result<Option<Target>, DatabaseError> {
         if let Some(url) = self.database_url.as_deref().filter(|url| !url.is_empty()) {
-            let mut config: tokio_postgres::Config = url.parse().map_err(DatabaseError::MalformedUrl)?;
-            if let (None, Some(password)) = (config.get_password(), &self.pgpassword) {
-                config.password(password);
+            let mut target: Target = url.parse()?;
+            if let (None, Some(password)) = (target.config.get_password(), &self.pgpassword) {
+                target.config.password(password);
             }
-            return Ok(Some(config));
+            return Ok(Some(target));
         }
         let Some(host) = self.pghost.as_deref().filter(|host| !host.is_empty()) else { return Ok(None) };
         let mut config = tokio_postgres::Config::new();
@@ -228,7 +259,7 @@ impl DatabaseSettings {
         if let Some(password) = &self.pgpassword {
             config.password(password);
         }
-        Ok(Some(config))
+        Ok(Some(config.into()))
     }
 }
 

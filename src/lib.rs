@@ -6,13 +6,13 @@
 //! - [`hub`]: live series in memory, joined to the changes by snapshots, and their subscribers;
 //! - [`audit`]: who wrote what through which key;
 //! - [`ledger`]: base items, users, items and transfers in Postgres, inserted one by one or in bulk;
+//! - [`tls`]: certificates from files, for whoever serves;
 //! - [`database`]: the connection, the schema, and a Postgres of our own where none is given;
 //! - [`auth`]: who a caller is, and what they may do;
 //! - [`listener`]: hears from Postgres what was written, and alone tells the hub;
 //! - [`jobs`]: a queue of leases for what takes longer than a request, and a bell that rings when something changes;
 //! - [`exports`]: the ledger as files: their states, the workers that make them, the store;
 //! - [`metrics`]: what is looked up when somebody asks how the server is;
-//! - [`tls`]: certificates from files, for whoever serves;
 //! - [`http`]: the REST interface, the streams, the dashboard; imports everyone, imported only by [`server`];
 //! - [`server`] puts the tasks together, [`command`] is the command line, [`telemetry`] the logs and traces.
 //!

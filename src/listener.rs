@@ -22,7 +22,7 @@ use sqlx::PgPool;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{interval, interval_at, sleep, sleep_until, timeout};
-use tokio_postgres::{AsyncMessage, NoTls, Notification};
+use tokio_postgres::{AsyncMessage, Notification};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -118,11 +118,8 @@ fn jittered(pause: Duration) -> Duration {
 /// One connection, from LISTEN to its loss.
 async fn listen(primary: &Primary, pool: &PgPool, hub: &Arc<Hub>, metrics: &Metrics) -> Result<(), ListenError> {
     primary.follow().await?;
-    let mut config = primary.config().clone();
-    // So that whoever looks at pg_stat_activity knows which connection this is.
-    config.application_name("newcycle listener");
     let own_channel = format!("newcycle_pulse_{}", Uuid::new_v4().simple());
-    let (client, mut connection) = timeout(QUERY_TIMEOUT, config.connect(NoTls))
+    let (client, mut connection) = timeout(QUERY_TIMEOUT, primary.connector().called("newcycle listener").connect())
         .await
         .map_err(|_| ListenError::Silent)?
         .map_err(ListenError::Connect)?;

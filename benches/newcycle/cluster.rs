@@ -53,7 +53,7 @@ impl Cluster {
 
     async fn prepare(endpoint: Endpoint) -> Outcome<Self> {
         execute(&endpoint, "postgres", &format!("create database {TEMPLATE}")).await?;
-        let database = Database::connect(endpoint.client_config(TEMPLATE), 2).await?;
+        let database = Database::connect(endpoint.client_config(TEMPLATE).into(), 2).await?;
         let migrated = database.migrate().await;
         database.close().await;
         migrated?;

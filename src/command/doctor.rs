@@ -27,7 +27,7 @@ use self::questions::{Questions, Unanswered};
 use super::serve::ServeSettings;
 use super::tell;
 use crate::database::embedded::{DATABASE, EmbeddedPostgres};
-use crate::database::{CONNECT_TIMEOUT, DatabaseSettings, Primary};
+use crate::database::{CONNECT_TIMEOUT, Connector, DatabaseError, DatabaseSettings, Primary, Target};
 
 /// What to look at: what `serve` would have, with the same settings.
 #[derive(Clone, Debug, clap::Args)]
@@ -77,38 +77,31 @@ fn show(text: &str) {
 
 /// Everything that takes a database.
 async fn check_database(settings: &DoctorSettings, database: &DatabaseSettings, report: &mut Report) {
-    let config = match database_config(database).await {
-        Ok(config) => config,
+    let target = match database_target(database).await {
+        Ok(target) => target,
         Err(finding) => return report.add("database", [finding]),
     };
-    let primary = match Primary::among(&config) {
+    let primary = match Primary::among(&target) {
         Ok(primary) => primary,
-        Err(error) => {
-            let remedy = "take sslmode=require out of DATABASE_URL, or name a host";
-            return report.add("database", [Finding::problem(error.to_string(), remedy)]);
-        }
+        Err(error) => return report.add("database", [unusable(&error)]),
     };
-    let Some(config) = hosts::check(&primary, report).await else { return };
-    match Questions::to(&config).await {
-        Ok(mut questions) => examine(settings, database, (&mut questions, &config), report).await,
+    let Some(connector) = hosts::check(&primary, report).await else { return };
+    match Questions::to(&connector).await {
+        Ok(mut questions) => examine(settings, database, (&mut questions, &connector), report).await,
         Err(unanswered) => report.add("database", [unanswered.into()]),
     }
 }
 
 /// Where the database is: the one that is named, or our own if it runs. It is not started.
-async fn database_config(settings: &DatabaseSettings) -> Result<tokio_postgres::Config, Finding> {
+async fn database_target(settings: &DatabaseSettings) -> Result<Target, Finding> {
     match settings.named() {
-        Ok(Some(config)) => return Ok(config),
+        Ok(Some(target)) => return Ok(target),
         Ok(None) => {}
-        Err(error) => {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            let remedy = "DATABASE_URL=postgres://user:password@host:5432/database";
-            return Err(Finding::problem(format!("{error}{cause}"), remedy));
-        }
+        Err(error) => return Err(unusable(&error)),
     }
     let directory = settings.data_dir.display();
     match timeout(CONNECT_TIMEOUT, EmbeddedPostgres::attach(&settings.data_dir)).await {
-        Ok(Ok(Some(endpoint))) => Ok(endpoint.client_config(DATABASE)),
+        Ok(Ok(Some(endpoint))) => Ok(endpoint.client_config(DATABASE).into()),
         Ok(Ok(None)) => Err(not_running(&settings.data_dir)),
         Ok(Err(error)) => Err(Finding::problem(error.to_string(), "run it as the user who runs the server")),
         Err(_) => Err(Finding::problem(
@@ -116,6 +109,19 @@ async fn database_config(settings: &DatabaseSettings) -> Result<tokio_postgres::
             format!("look at {directory}/postgres.log, then restart the server"),
         )),
     }
+}
+
+/// What is wrong with the settings.
+fn unusable(error: &DatabaseError) -> Finding {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    let remedy = match error {
+        DatabaseError::SslMode(_) => "sslmode=verify-full, or require where the certificate cannot be checked",
+        DatabaseError::UnreadableRoots { .. } => {
+            "name the file with the certificates of the authority, PEM, that this user may read; none is needed for public ones"
+        }
+        _ => "DATABASE_URL=postgres://user:password@host:5432/database",
+    };
+    Finding::problem(format!("{error}{cause}"), remedy)
 }
 
 fn not_running(data_dir: &Path) -> Finding {
@@ -134,7 +140,7 @@ fn not_running(data_dir: &Path) -> Finding {
 async fn examine(
     settings: &DoctorSettings,
     database: &DatabaseSettings,
-    (questions, config): (&mut Questions, &tokio_postgres::Config),
+    (questions, connector): (&mut Questions, &Connector),
     report: &mut Report,
 ) {
     let add = |report: &mut Report, check, outcome: Result<Vec<Finding>, Unanswered>, fine: &str| match outcome {
@@ -142,6 +148,7 @@ async fn examine(
         Err(unanswered) => report.add(check, [unanswered.into()]),
     };
     let serve = &settings.serve;
+    add(report, "sslmode", postgres::encryption(questions).await, "");
     add(report, "settings", postgres::settings(questions).await, "commits are durable, autovacuum is on");
     add(report, "capacity", postgres::capacity(questions, serve, database).await, "there are enough connections");
     add(report, "ids", postgres::transaction_ids(questions).await, "transaction ids are far from their end");
@@ -150,7 +157,7 @@ async fn examine(
     add(report, "rights", schema::rights(questions).await, "the role may do what the server does");
     add(report, "triggers", schema::triggers(questions).await, "all triggers are there and on");
     add(report, "constraints", schema::constraints(questions).await, "all constraints hold, all indexes are usable");
-    add(report, "notifications", activity::round_trip(questions, config).await, "a notification arrives");
+    add(report, "notifications", activity::round_trip(questions, connector).await, "a notification arrives");
     add(report, "queue", activity::queue(questions).await, "the queue of notifications is empty enough");
     add(report, "sessions", activity::sessions(questions).await, "no session holds others up");
     add(report, "vacuum", statistics::dead_rows(questions).await, "dead rows are cleaned up");

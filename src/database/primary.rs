@@ -13,13 +13,18 @@ use futures_util::stream::FuturesUnordered;
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::timeout;
-use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::config::Host;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{CONNECT_TIMEOUT, DatabaseError};
+use super::{CONNECT_TIMEOUT, DatabaseError, SslMode, Target};
 use crate::keep_alive::KeepAlive;
 
 const DEFAULT_PORT: u16 = 5432;
+
+/// What a connection that is encrypted goes over.
+type Encrypted = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
 /// Follows the primary among the hosts that were named. A shared handle.
 #[derive(Clone, Debug)]
@@ -37,8 +42,15 @@ struct Inner {
 /// A host, and how to connect to it with either library.
 #[derive(Debug)]
 struct Candidate {
-    config: Config,
+    connector: Connector,
     options: PgConnectOptions,
+}
+
+/// How to connect to a host, without a pool.
+#[derive(Clone)]
+pub struct Connector {
+    config: Config,
+    tls: MakeRustlsConnect,
 }
 
 /// None of the hosts takes writes: why not, of each.
@@ -57,27 +69,24 @@ enum Reason {
 
 impl Primary {
     /// The one of these hosts, which is not known yet.
-    pub(crate) fn among(config: &Config) -> Result<Self, DatabaseError> {
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(DatabaseError::Unsupported(
-                "connections to Postgres are not encrypted yet: sslmode=require cannot be honoured",
-            ));
-        }
+    pub(crate) fn among(target: &Target) -> Result<Self, DatabaseError> {
+        let config = &target.config;
         if config.get_hosts().is_empty() {
             return Err(DatabaseError::Unsupported("a host must be given for the database"));
         }
-        let ports = config.get_ports();
+        let (ports, tls) = (config.get_ports(), target.tls()?);
         let hosts = config.get_hosts().iter().enumerate().map(|(number, host)| {
             let port = ports.get(number).or(ports.first()).copied().unwrap_or(DEFAULT_PORT);
-            Candidate { config: config_for(config, host, port), options: options_for(config, host, port) }
+            let connector = Connector { config: config_for(target, host, port), tls: tls.clone() };
+            Candidate { connector, options: options_for(target, host, port) }
         });
         let hosts = hosts.collect();
         Ok(Self(Arc::new(Inner { hosts, present: AtomicUsize::new(0), pools: OnceLock::new() })))
     }
 
     /// How to connect to it, as far as is known.
-    pub fn config(&self) -> &Config {
-        &self.present().config
+    pub fn connector(&self) -> &Connector {
+        &self.present().connector
     }
 
     /// How pools connect to it, as far as is known.
@@ -86,8 +95,8 @@ impl Primary {
     }
 
     /// All hosts: how people call each, and how to connect to it.
-    pub(crate) fn hosts(&self) -> impl Iterator<Item = (String, &Config)> {
-        self.0.hosts.iter().map(|host| (host.name(), &host.config))
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = (String, &Connector)> {
+        self.0.hosts.iter().map(|host| (host.name(), &host.connector))
     }
 
     /// The ports of all hosts.
@@ -144,7 +153,7 @@ impl Primary {
 impl Candidate {
     async fn takes_writes(&self) -> Result<(), Reason> {
         let asking = async {
-            let (client, connection) = self.config.connect(NoTls).await?;
+            let (client, connection) = self.connector.connect().await?;
             let question = client.query_one("select pg_is_in_recovery()", &[]);
             tokio::select! {
                 row = question => if row?.try_get(0)? { Err(Reason::Standby) } else { Ok(()) },
@@ -160,22 +169,62 @@ impl Candidate {
 
     /// How people call it.
     fn name(&self) -> String {
-        match self.config.get_hosts() {
+        match self.connector.config.get_hosts() {
             [Host::Unix(directory), ..] => directory.display().to_string(),
             _ => format!("{}:{}", self.options.get_host(), self.port()),
         }
     }
 }
 
+impl Connector {
+    /// How tokio-postgres connects.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The same by that name, so that whoever looks at pg_stat_activity knows whose connection it is.
+    pub fn called(&self, name: &str) -> Self {
+        let mut named = self.clone();
+        named.config.application_name(name);
+        named
+    }
+
+    /// Connects.
+    pub async fn connect(&self) -> Result<(Client, Connection<Socket, Encrypted>), tokio_postgres::Error> {
+        self.config.connect(self.tls.clone()).await
+    }
+
+    /// How whoever cancels a query encrypts.
+    pub(crate) fn tls(&self) -> MakeRustlsConnect {
+        self.tls.clone()
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Connector").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Nobody listens on the way to a Unix socket, and Postgres offers nothing there.
+fn mode_for(target: &Target, host: &Host) -> SslMode {
+    match host {
+        Host::Tcp(_) => target.mode(),
+        Host::Unix(_) => SslMode::Disable,
+    }
+}
+
 /// How to connect there.
-fn config_for(config: &Config, host: &Host, port: u16) -> Config {
+fn config_for(target: &Target, host: &Host, port: u16) -> Config {
+    let config = &target.config;
     let KeepAlive { idle, interval, retries, user_timeout } = KeepAlive::DATABASE;
     let mut single = Config::new();
     match host {
         Host::Tcp(name) => single.host(name),
         Host::Unix(directory) => single.host_path(directory),
     };
-    single.port(port).ssl_mode(config.get_ssl_mode()).connect_timeout(CONNECT_TIMEOUT);
+    single.port(port).connect_timeout(CONNECT_TIMEOUT);
+    single.ssl_mode(mode_for(target, host).into()).channel_binding(config.get_channel_binding());
     single.keepalives_idle(idle).keepalives_interval(interval).keepalives_retries(retries);
     single.tcp_user_timeout(user_timeout);
     if let Some(user) = config.get_user() {
@@ -194,9 +243,11 @@ fn config_for(config: &Config, host: &Host, port: u16) -> Config {
 }
 
 /// How a pool connects there.
-fn options_for(config: &Config, host: &Host, port: u16) -> PgConnectOptions {
+fn options_for(target: &Target, host: &Host, port: u16) -> PgConnectOptions {
+    let config = &target.config;
     let mut options = PgConnectOptions::new_without_pgpass()
         .port(port)
+        .ssl_mode(mode_for(target, host).into())
         .application_name(config.get_application_name().unwrap_or("newcycle"))
         // Statements here are small and many: compiling them costs more than it saves.
         .options([("jit", "off"), ("timezone", "UTC")]);
@@ -204,6 +255,9 @@ fn options_for(config: &Config, host: &Host, port: u16) -> PgConnectOptions {
         Host::Tcp(name) => options.host(name),
         Host::Unix(directory) => options.socket(directory),
     };
+    if let Some(roots) = target.roots() {
+        options = options.ssl_root_cert(roots);
+    }
     if let Some(user) = config.get_user() {
         options = options.username(user);
     }

@@ -16,12 +16,14 @@ use object_store::WriteMultipart;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_postgres::{CancelToken, NoTls};
+use tokio_postgres::CancelToken;
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
 use super::depot::{self, Depot, PARTS_UNDER_WAY};
 use super::format::Encoder;
 use super::{Column, Dataset, Order, tuples};
+use crate::database::Connector;
 
 /// So many bytes of rows are handed to the encoder at a time: each hand-over costs some microseconds.
 const BATCH_BYTES: usize = 64 << 10;
@@ -96,6 +98,7 @@ impl MakeError {
 pub(super) struct Source {
     client: tokio_postgres::Client,
     cancel: CancelToken,
+    tls: MakeRustlsConnect,
     /// Ends with this.
     _connection: JoinSet<()>,
     /// The moment that it shows.
@@ -107,21 +110,18 @@ pub(super) struct Source {
 
 impl Source {
     /// Connects, and takes the snapshot in which everything is read.
-    pub(super) async fn open(config: &tokio_postgres::Config, order: &Order) -> Result<Self, MakeError> {
-        tokio::time::timeout(CONNECT_TIMEOUT, Self::connect(config, order)).await.map_err(|_| MakeError::Silent)?
+    pub(super) async fn open(connector: &Connector, order: &Order) -> Result<Self, MakeError> {
+        tokio::time::timeout(CONNECT_TIMEOUT, Self::connect(connector, order)).await.map_err(|_| MakeError::Silent)?
     }
 
-    async fn connect(config: &tokio_postgres::Config, order: &Order) -> Result<Self, MakeError> {
-        let mut config = config.clone();
-        // So that whoever looks at pg_stat_activity knows whose connection this is.
-        config.application_name("newcycle export");
-        let (client, connection) = config.connect(NoTls).await?;
+    async fn connect(connector: &Connector, order: &Order) -> Result<Self, MakeError> {
+        let (client, connection) = connector.called("newcycle export").connect().await?;
         let mut connection_task = JoinSet::new();
         connection_task.spawn(async move {
             // What went wrong is said to whoever waits for rows.
             let _ = connection.await;
         });
-        let cancel = client.cancel_token();
+        let (cancel, tls) = (client.cancel_token(), connector.tls());
         client
             .batch_execute(
                 "set timezone to 'UTC'; set jit to off; set statement_timeout to 0;
@@ -132,7 +132,7 @@ impl Source {
         // The first query of the transaction takes the snapshot.
         let row = client.query_one("select pg_current_snapshot()::text, clock_timestamp()", &[]).await?;
         let (snapshot, as_of) = (row.get(0), row.get::<_, std::time::SystemTime>(1).into());
-        Ok(Self { client, cancel, _connection: connection_task, as_of, snapshot, query: order.query() })
+        Ok(Self { client, cancel, tls, _connection: connection_task, as_of, snapshot, query: order.query() })
     }
 
     /// How many rows the planner expects.
@@ -150,7 +150,7 @@ impl Source {
     /// Has Postgres stop: it would only notice that nobody listens when it has rows to send, and it may sort for minutes
     /// before the first.
     pub(super) async fn cancel(self) {
-        let _ = tokio::time::timeout(CANCEL_TIMEOUT, self.cancel.cancel_query(NoTls)).await;
+        let _ = tokio::time::timeout(CANCEL_TIMEOUT, self.cancel.cancel_query(self.tls)).await;
     }
 }
 

@@ -139,7 +139,7 @@ async fn make(
     let Inner { primary, depot, .. } = &*exports.0;
     let order = export.order();
     let object = export.object.as_deref().unwrap_or_default();
-    let source = halt.run_until_cancelled(Source::open(primary.config(), &order)).await.ok_or_else(halted)?;
+    let source = halt.run_until_cancelled(Source::open(primary.connector(), &order)).await.ok_or_else(halted)?;
     let source = source.map_err(Stopped::Failed)?;
     open(exports, lease, &source).await?;
     match making::make(&source, &order, depot, object, counts, halt).await {

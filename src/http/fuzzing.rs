@@ -198,8 +198,8 @@ pub fn settings(bytes: &[u8]) {
             assert!(names.iter().all(|name| text.contains(name)));
         }
         _ => {
-            if let Ok(config) = text.parse() {
-                drop(Primary::among(&config));
+            if let Ok(target) = text.parse() {
+                drop(Primary::among(&target));
             }
         }
     }

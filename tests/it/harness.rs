@@ -41,7 +41,7 @@ async fn cluster() -> &'static Endpoint {
             // The process ends without running destructors: the kernel's death signal stops this Postgres.
             std::mem::forget(postgres);
             execute(&endpoint, "postgres", &format!("create database {TEMPLATE}")).await;
-            let template = Database::connect(endpoint.client_config(TEMPLATE), 2).await.expect("template");
+            let template = Database::connect(endpoint.client_config(TEMPLATE).into(), 2).await.expect("template");
             template.migrate().await.expect("the schema is created");
             template.close().await;
             endpoint
@@ -86,7 +86,7 @@ pub async fn database() -> Database {
 
 /// Another pool to a database.
 pub async fn connect(name: &str) -> Database {
-    Database::connect(cluster().await.client_config(name), 16).await.expect("the database answers")
+    Database::connect(cluster().await.client_config(name).into(), 16).await.expect("the database answers")
 }
 
 /// Makes a migrated database; its name.

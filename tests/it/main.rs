@@ -14,6 +14,7 @@ mod client;
 mod conformance;
 mod connections;
 mod counts;
+mod database_tls;
 mod demo;
 mod doctor;
 mod doctor_hosts;

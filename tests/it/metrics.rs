@@ -394,7 +394,8 @@ async fn figures_that_take_too_long_are_missing_and_the_database_is_there() {
 async fn requests_that_get_no_connection_are_counted() {
     let name = new_database().await;
     let database = connect(&name).await;
-    let few = Database::connect(database.primary.config().clone(), 1).await.expect("the database answers");
+    let few =
+        Database::connect(database.primary.connector().config().clone().into(), 1).await.expect("the database answers");
     let server = Server::with(&name, few).await;
     let api = &server.api;
     let mut held = database.pool.begin().await.expect("a transaction");

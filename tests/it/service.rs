@@ -173,11 +173,3 @@ async fn a_request_under_way_is_finished_before_the_server_stops() {
         sqlx::query_scalar("select count(*) from users").fetch_one(&database.pool).await.expect("a number");
     assert_eq!(users, 3);
 }
-
-#[tokio::test]
-async fn a_connection_that_must_be_encrypted_is_refused_rather_than_made_in_the_open() {
-    let url = crate::harness::url("postgres").await.replace("sslmode=disable", "sslmode=require");
-    let refused = newcycle::database::Database::connect(url.parse().expect("a URL"), 1).await;
-    let error = refused.expect_err("it cannot be encrypted").to_string();
-    assert!(error.contains("sslmode=require"), "{error}");
-}

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_postgres::Config;
 use uuid::Uuid;
 
 use super::finding::Finding;
 use super::for_people;
 use super::questions::{Questions, Unanswered};
+use crate::database::Connector;
 
 /// A notification takes a round trip.
 const NOTIFICATION_TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,10 +24,10 @@ const WAITING_SECONDS: f64 = 5.0;
 
 /// Listens, and notifies from another connection: a proxy that pools by transaction hands on what arrives while a transaction
 /// is under way, so that who notifies themselves may hear it.
-pub(super) async fn round_trip(questions: &mut Questions, config: &Config) -> Result<Vec<Finding>, Unanswered> {
+pub(super) async fn round_trip(questions: &mut Questions, connector: &Connector) -> Result<Vec<Finding>, Unanswered> {
     let channel = format!("newcycle_doctor_{}", Uuid::new_v4().simple());
     questions.tell(&format!("listen {channel}")).await?;
-    Questions::to(config).await?.tell(&format!("notify {channel}")).await?;
+    Questions::to(connector).await?.tell(&format!("notify {channel}")).await?;
     let heard = timeout(NOTIFICATION_TIMEOUT, async {
         while let Some(notification) = questions.notifications.recv().await {
             if notification.channel() == channel {

@@ -6,10 +6,9 @@ use chrono::Utc;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Config, NoTls};
 
 use super::finding::{Finding, Report};
-use crate::database::{CONNECT_TIMEOUT, OLDEST_VERSION, Primary};
+use crate::database::{CONNECT_TIMEOUT, Connector, OLDEST_VERSION, Primary};
 
 /// Connecting takes some round trips, and so do the questions.
 const HOST_TIMEOUT: Duration = CONNECT_TIMEOUT.saturating_add(Duration::from_secs(3));
@@ -35,17 +34,17 @@ struct Host {
 }
 
 /// Asks all hosts at once; how to connect to the one that takes writes.
-pub(super) async fn check(primary: &Primary, report: &mut Report) -> Option<Config> {
-    let asked = primary.hosts().map(async |(name, config)| {
-        let answer = timeout(HOST_TIMEOUT, ask(config)).await;
-        (name, config.clone(), answer)
+pub(super) async fn check(primary: &Primary, report: &mut Report) -> Option<Connector> {
+    let asked = primary.hosts().map(async |(name, connector)| {
+        let answer = timeout(HOST_TIMEOUT, ask(connector)).await;
+        (name, connector, answer)
     });
     let mut found = Vec::new();
     let mut silent = Vec::new();
-    for (name, config, answer) in join_all(asked).await {
+    for (name, connector, answer) in join_all(asked).await {
         match answer {
-            Ok(Ok(host)) => found.push((name, config, host)),
-            Ok(Err(error)) => silent.push(refused(&name, &config, &error)),
+            Ok(Ok(host)) => found.push((name, connector, host)),
+            Ok(Err(error)) => silent.push(refused(&name, connector.config(), &error)),
             Err(_) => silent.push(Finding::problem(
                 format!("{name} does not answer within {} s", HOST_TIMEOUT.as_secs()),
                 "does it run? may this machine reach it (firewall, `pg_isready -h HOST -p PORT`)? is it out of memory or disk?",
@@ -80,25 +79,23 @@ pub(super) async fn check(primary: &Primary, report: &mut Report) -> Option<Conf
             )]);
             None
         }
-        [(name, config, _)] => {
+        [(name, connector, _)] => {
             report.add("primary", [Finding::ok(format!("{name} takes writes"))]);
-            Some(config.clone())
+            Some((*connector).clone())
         }
-        [(name, config, _), others @ ..] => {
+        [(name, connector, _), others @ ..] => {
             let names: Vec<_> = others.iter().map(|(name, _, _)| name.as_str()).collect();
             report.add("primary", [Finding::problem(
                 format!("{name} and {} take writes, both: servers may write to either", names.join(" and ")),
                 "stop the one that is not to be the primary at once, and make it a standby (pg_rewind, pg_basebackup)",
             )]);
-            Some(config.clone())
+            Some((*connector).clone())
         }
     }
 }
 
-async fn ask(config: &Config) -> Result<Host, tokio_postgres::Error> {
-    let mut config = config.clone();
-    config.application_name("newcycle doctor");
-    let (client, connection) = config.connect(NoTls).await?;
+async fn ask(connector: &Connector) -> Result<Host, tokio_postgres::Error> {
+    let (client, connection) = connector.called("newcycle doctor").connect().await?;
     let asking = async {
         let row = client
             .query_typed(
@@ -168,7 +165,7 @@ fn describe(name: &str, host: &Host) -> Vec<Finding> {
 }
 
 /// What is wrong with a host that does not let us in, and what to do about it.
-fn refused(name: &str, config: &Config, error: &tokio_postgres::Error) -> Finding {
+fn refused(name: &str, config: &tokio_postgres::Config, error: &tokio_postgres::Error) -> Finding {
     let user = config.get_user().unwrap_or("newcycle");
     let database = config.get_dbname().unwrap_or(user);
     let mut reason = error.to_string();
@@ -193,6 +190,12 @@ fn refused(name: &str, config: &Config, error: &tokio_postgres::Error) -> Findin
         Some(_) => "look at Postgres' log".to_owned(),
         None if reason.contains("password missing") => {
             format!("set the password of {user} in PGPASSWORD or DATABASE_URL")
+        }
+        None if reason.contains("peer certificate") => "sslrootcert is to name the file with the certificate of the authority, and with \
+            verify-full the host's name must be in the server's certificate (openssl s_client -starttls postgres -connect HOST:PORT)"
+            .to_owned(),
+        None if reason.contains("TLS") => {
+            "set ssl = on in Postgres, with a certificate and its key, or sslmode=prefer where nobody is on the way".to_owned()
         }
         None => "does it run there (`systemctl status postgresql`), on that port, and does it listen to this machine \
             (listen_addresses, firewall)?"

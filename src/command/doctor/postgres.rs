@@ -15,6 +15,31 @@ const VERY_OLD_TRANSACTIONS: i64 = 1_500_000_000;
 /// A slot that nobody reads keeps the log for ever. 1 GB is an hour of a busy ledger.
 const RETAINED_BYTES: i64 = 1 << 30;
 
+/// Whether somebody on the way can read along, and change what is said.
+pub(super) async fn encryption(questions: &Questions) -> Result<Vec<Finding>, Unanswered> {
+    let row = questions
+        .ask_one(
+            "select coalesce(version, ''), coalesce(cipher, ''), host(inet_client_addr()),
+                inet_client_addr() is null or inet_client_addr() <<= any (array['127.0.0.0/8', '10.0.0.0/8', '172.16.0.0/12',
+                    '192.168.0.0/16', '169.254.0.0/16', '::1', 'fc00::/7', 'fe80::/10']::inet[])
+            from pg_stat_ssl where pid = pg_backend_pid()",
+        )
+        .await?;
+    let (version, cipher, client, is_near): (&str, &str, Option<&str>, bool) =
+        (row.get(0), row.get(1), row.get(2), row.get(3));
+    Ok(vec![match (version, client) {
+        ("", None) => Finding::ok("the connection is a Unix socket's, and needs no encryption"),
+        ("", Some(client)) if is_near => Finding::ok(format!(
+            "not encrypted, and from {client}, which is no public address (sslmode=require encrypts)"
+        )),
+        ("", Some(client)) => Finding::warning(
+            format!("not encrypted, and from {client}: whoever is on the way reads passwords and rows"),
+            "add sslmode=verify-full to DATABASE_URL (sslrootcert names the authority, if it is no public one); Postgres needs ssl = on",
+        ),
+        (version, _) => Finding::ok(format!("encrypted by {version} with {cipher}")),
+    }])
+}
+
 /// Settings with which committed rows are lost, or the server does not work. The defaults of a new session count, not those
 /// of the one that asks.
 pub(super) async fn settings(questions: &Questions) -> Result<Vec<Finding>, Unanswered> {

@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Notification, Row};
+use tokio_postgres::{AsyncMessage, Client, Notification, Row};
 
 use super::finding::Finding;
-use crate::database::CONNECT_TIMEOUT;
+use crate::database::{CONNECT_TIMEOUT, Connector};
 
 /// Postgres itself gives up a question after this.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -55,10 +55,9 @@ pub(super) enum Unanswered {
 
 impl Questions {
     /// Connects.
-    pub(super) async fn to(config: &Config) -> Result<Self, Unanswered> {
-        let mut config = config.clone();
-        config.application_name("newcycle doctor");
-        let connecting = timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await.map_err(|_| Unanswered::Silent)?;
+    pub(super) async fn to(connector: &Connector) -> Result<Self, Unanswered> {
+        let connector = connector.called("newcycle doctor");
+        let connecting = timeout(CONNECT_TIMEOUT, connector.connect()).await.map_err(|_| Unanswered::Silent)?;
         let (client, mut connection) = connecting.map_err(|error| Unanswered::of(&error))?;
         let (sender, notifications) = mpsc::unbounded_channel();
         let mut driver = JoinSet::new();

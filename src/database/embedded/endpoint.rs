@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio_postgres::config::SslMode;
 
 use super::cluster::Cluster;
 use super::{DATABASE, EmbeddedError, USER, binaries};
@@ -73,7 +74,7 @@ impl Endpoint {
     /// The same for a connection of its own, without a pool.
     pub fn client_config(&self, database: &str) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
-        config.port(self.port).user(USER).password(&self.password).dbname(database);
+        config.port(self.port).user(USER).password(&self.password).dbname(database).ssl_mode(SslMode::Disable);
         match &self.socket_dir {
             Some(directory) => config.host_path(directory),
             None => config.host("127.0.0.1"),
