@@ -263,8 +263,9 @@ impl DatabaseSettings {
     }
 }
 
-/// Whether a connection is outside of a transaction. Whoever gives up while theirs begins leaves it open (sqlx 0.9 rolls back
-/// only what has begun), and the next one's rows would be acknowledged in it and never be committed. The first statement of a
+/// Whether a connection is outside of a transaction. Whoever gives up while theirs begins leaves it open (sqlx 0.9.0 rolls back
+/// only what has begun; <https://github.com/transact-rs/sqlx/pull/4394> repairs it, and is in no release yet), and the next one's
+/// rows would be acknowledged in it and never be committed. The first statement of a
 /// transaction begins when that does; with the extended protocol it would be a little later. One that still has answers to others
 /// fails, and is not used either.
 async fn is_at_rest(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
