@@ -19,7 +19,8 @@ mod tests {
     fn durations_are_read_up_to_a_hundred_years() {
         assert_eq!(parse("1h 30m"), Ok(Duration::from_mins(90)));
         assert_eq!(parse("36500d"), Ok(LONGEST));
-        for (text, reason) in [("36501d", "a hundred years"), ("30", "unit"), ("", "empty"), ("99999999999999999999y", "large")]
+        for (text, reason) in
+            [("36501d", "a hundred years"), ("30", "unit"), ("", "empty"), ("99999999999999999999y", "large")]
         {
             let error = parse(text).expect_err(text);
             assert!(error.contains(reason), "{text}: {error}");
