@@ -12,7 +12,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use sqlx::postgres::PgSslMode;
 use tokio_postgres::Config;
@@ -75,21 +75,26 @@ impl Target {
         // Named here, so that nothing depends on what else in the program has made its choice of a library.
         let provider = Arc::new(aws_lc_rs::default_provider());
         let client = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+        let any_name = |authorities| Arc::new(AnyName { authorities, provider: provider.clone() });
         let verifier: Arc<dyn ServerCertVerifier> = match self.mode() {
-            SslMode::Disable | SslMode::Prefer | SslMode::Require => Arc::new(Anybody(provider)),
-            SslMode::VerifyCa => Arc::new(AnyName(self.verifier(provider)?)),
-            SslMode::VerifyFull => self.verifier(provider)?,
+            SslMode::Disable | SslMode::Prefer | SslMode::Require => any_name(None),
+            SslMode::VerifyCa => any_name(Some(self.authorities(provider.clone())?)),
+            SslMode::VerifyFull => self.authorities(provider)?,
         };
         let client = client.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
         Ok(MakeRustlsConnect::new(client))
     }
 
-    fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, DatabaseError> {
+    fn authorities(&self, provider: Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, DatabaseError> {
         let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         if let Some(path) = &self.roots {
             let unreadable = |source| DatabaseError::UnreadableRoots { path: path.clone(), source };
+            let public = roots.len();
             for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
                 roots.add(certificate.map_err(unreadable)?)?;
+            }
+            if roots.len() == public {
+                return Err(unreadable(pem::Error::NoItemsFound));
             }
         }
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
@@ -160,48 +165,13 @@ impl From<SslMode> for tokio_postgres::config::SslMode {
     }
 }
 
-/// Trusts whoever answers: nobody can listen, but anybody could have answered.
+/// Trusts whoever an authority knows, by whatever name; without authorities whoever answers: nobody can listen then, but anybody
+/// could have answered.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+struct AnyName {
+    authorities: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
 }
-
-/// Trusts whoever an authority knows, by whatever name.
-#[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
 
 impl ServerCertVerifier for AnyName {
     fn verify_server_cert(
@@ -212,7 +182,8 @@ impl ServerCertVerifier for AnyName {
         status: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self.0.verify_server_cert(certificate, issuers, name, status, now) {
+        let Some(authorities) = &self.authorities else { return Ok(ServerCertVerified::assertion()) };
+        match authorities.verify_server_cert(certificate, issuers, name, status, now) {
             // The name is looked at last.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -227,7 +198,7 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -236,11 +207,11 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -287,7 +258,9 @@ mod tests {
     fn a_mode_that_there_is_not_and_a_file_without_certificates_are_refused_with_their_names() {
         let error = "postgres://db1/newcycle?sslmode=allow".parse::<Target>().expect_err("there is none").to_string();
         assert!(error.contains("sslmode") && error.contains("verify-full"), "{error}");
-        let error = read("postgres://db1/newcycle?sslmode=verify-full&sslrootcert=nowhere.pem").tls().err();
-        assert!(error.is_some_and(|error| error.to_string().contains("nowhere.pem")));
+        for file in ["nowhere.pem", "Cargo.toml"] {
+            let error = read(&format!("postgres://db1/newcycle?sslmode=verify-ca&sslrootcert={file}")).tls().err();
+            assert!(error.is_some_and(|error| error.to_string().contains(file)));
+        }
     }
 }
