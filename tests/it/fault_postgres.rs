@@ -1,14 +1,11 @@
 //! Postgres ends, throws everybody out, and has no room or no time for anybody, under load.
 
-use std::process::{Command, Stdio};
-
 use reqwest::StatusCode;
 use rustix::process::Signal;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
-use tempfile::TempDir;
 
-use crate::faults::{Chance, Obstacle, Process};
-use crate::harness::{connect, in_memory, new_database, url};
+use crate::faults::{Chance, Obstacle, Process, SmallDisk};
+use crate::harness::{connect, new_database, url};
 use crate::load::{Load, Place};
 use crate::postgres::Postgres;
 
@@ -87,48 +84,17 @@ async fn that_others_have_all_connections_is_said_and_passes() {
     load.settle(&pool).await;
 }
 
-/// A file system with room for so much, until this is dropped. Nothing where none can be made.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    #[expect(clippy::print_stdout, reason = "a skipped test says so")]
-    fn mount(megabytes: u32) -> Option<Self> {
-        let directory = tempfile::tempdir_in(in_memory()).expect("a directory");
-        let size = format!("size={megabytes}m");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "newcycle-test"])
-            .arg(directory.path())
-            .stderr(Stdio::null())
-            .status();
-        if mounted.is_ok_and(|status| status.success()) {
-            Some(Self(directory))
-        } else {
-            println!("no file system can be mounted here: skipped");
-            None
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_stops_writing_and_nothing_else_until_there_is_room() {
     let Some(disk) = SmallDisk::mount(192) else { return };
-    let mut postgres = Postgres::start_in(disk.0.path()).await;
+    let mut postgres = Postgres::start_in(disk.path()).await;
     let server = Process::on(&postgres.url(), &postgres.files(), "", &[]).await;
     let place = Place::new(&server.api.url);
     let load = Load::start(&place, 4).await;
     load.goes_on(50).await;
-    let filler = disk.0.path().join("filler");
-    let mut file = std::fs::File::create(&filler).expect("a file");
-    while std::io::Write::write_all(&mut file, &[0; 1 << 16]).is_ok() {}
+    let filler = disk.fill();
     // Postgres has some room in the files that it has; then it has none.
     load.is_refused(20).await;
-    drop(file);
     std::fs::remove_file(&filler).expect("it is removed");
     // It may have ended by itself, for want of room to recover in.
     loop {

@@ -1,15 +1,18 @@
-//! What tests break things with: servers that can be killed, tables that nobody gets at, and chance, which is the same in each run.
+//! What tests break things with: servers that can be killed, tables that nobody gets at, disks that are full, and chance, which is the same in each run.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use sqlx::{Connection, Executor, PgConnection, PgPool};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::yield_now;
 
 use crate::api::Api;
-use crate::harness::{data_directory, eventually, url};
+use crate::harness::{data_directory, eventually, in_memory, url};
 
 /// Numbers that look random and are the same in each run.
 pub struct Chance(pub u64);
@@ -106,5 +109,45 @@ impl Obstacle {
 
     pub async fn remove(self) {
         self.0.close().await.expect("it ends");
+    }
+}
+
+/// A file system with room for so many megabytes, until this is dropped. Nothing where none can be made.
+pub struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    #[expect(clippy::print_stdout, reason = "a skipped test says so")]
+    pub fn mount(megabytes: u32) -> Option<Self> {
+        let directory = tempfile::tempdir_in(in_memory()).expect("a directory");
+        let size = format!("size={megabytes}m");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "newcycle-test"])
+            .arg(directory.path())
+            .stderr(Stdio::null())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            Some(Self(directory))
+        } else {
+            println!("no file system can be mounted here: skipped");
+            None
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Writes a file until there is no room for more.
+    pub fn fill(&self) -> PathBuf {
+        let filler = self.path().join("filler");
+        let mut file = File::create(&filler).expect("a file");
+        while file.write_all(&[0; 1 << 16]).is_ok() {}
+        filler
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.path()).status();
     }
 }
