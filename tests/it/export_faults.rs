@@ -221,29 +221,30 @@ async fn a_server_that_stops_leaves_its_exports_to_others() {
 async fn the_export_of_a_killed_server_is_taken_over_and_complete_once() {
     let mut chance = Chance(11);
     let cases = [chance.below(10_000), chance.below(40_000), chance.below(40_000)];
-    let case = async |passes: u64| {
-        let name = new_database().await;
-        let mut process = Process::start(&name, "", &[]).await;
-        let server = {
-            let mut settings = Settings::default();
-            settings.exports.export_workers = 0;
-            Server::limited(&name, newcycle::auth::Settings::default(), settings).await
-        };
-        users(&server.database.pool, 100_000).await;
-        let (_, started) =
-            start(&process.api, &json!({"dataset": "users", "format": "csv", "compression": "gzip"})).await;
-        for _ in 0..passes {
-            yield_now().await;
-        }
-        process.child.kill().await.expect("it is killed");
-        let heir = Server::on(&name).await;
-        let export = over(&heir.api, &id(&started)).await;
-        assert_eq!((&export["state"], &export["result"]["rows"]), (&json!("complete"), &json!(100_000)), "{export}");
-        let bytes = file(&heir.api, &export).await;
-        assert_eq!(read("csv", "gzip", &bytes).1.len(), 100_000);
-        nothing_is_left(&heir).await;
+    join_all(cases.map(outlives_its_server)).await;
+}
+
+/// The server is killed that many passes of the executor after the export is started.
+async fn outlives_its_server(passes: u64) {
+    let name = new_database().await;
+    let mut process = Process::start(&name, "", &[]).await;
+    let server = {
+        let mut settings = Settings::default();
+        settings.exports.export_workers = 0;
+        Server::limited(&name, newcycle::auth::Settings::default(), settings).await
     };
-    join_all(cases.into_iter().map(case)).await;
+    users(&server.database.pool, 100_000).await;
+    let (_, started) = start(&process.api, &json!({"dataset": "users", "format": "csv", "compression": "gzip"})).await;
+    for _ in 0..passes {
+        yield_now().await;
+    }
+    process.child.kill().await.expect("it is killed");
+    let heir = Server::on(&name).await;
+    let export = over(&heir.api, &id(&started)).await;
+    assert_eq!((&export["state"], &export["result"]["rows"]), (&json!("complete"), &json!(100_000)), "{export}");
+    let bytes = file(&heir.api, &export).await;
+    assert_eq!(read("csv", "gzip", &bytes).1.len(), 100_000);
+    nothing_is_left(&heir).await;
 }
 
 #[tokio::test]
