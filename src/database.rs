@@ -176,9 +176,8 @@ impl Database {
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
                 .acquire_time_level(ACQUIRE_LEVEL)
-                // Instead of the library's own test, which does not see it.
-                .test_before_acquire(false)
-                .before_acquire(|connection, _| Box::pin(is_at_rest(connection)))
+                // When nobody waits for it, as somebody does when it is taken.
+                .after_release(|connection, _| Box::pin(is_at_rest(connection)))
                 .after_connect(move |connection, _| {
                     if is_remote && let Err(error) = keep_alive::watch_all(&ports, KeepAlive::DATABASE) {
                         tracing::warn!(%error, "a connection to Postgres that dies in silence will not be noticed");
@@ -265,9 +264,8 @@ impl DatabaseSettings {
 
 /// Whether a connection is outside of a transaction. Whoever gives up while theirs begins leaves it open (sqlx 0.9.0 rolls back
 /// only what has begun; <https://github.com/transact-rs/sqlx/pull/4394> repairs it, and is in no release yet), and the next one's
-/// rows would be acknowledged in it and never be committed. The first statement of a
-/// transaction begins when that does; with the extended protocol it would be a little later. One that still has answers to others
-/// fails, and is not used either.
+/// rows would be acknowledged in it and never be committed. The first statement of a transaction begins when that does; with the
+/// extended protocol it would be a little later. One that still has answers to others fails, and is closed as well.
 async fn is_at_rest(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::raw_sql("select transaction_timestamp() = statement_timestamp()").fetch_one(connection).await?;
     row.try_get(0)
