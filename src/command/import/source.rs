@@ -267,12 +267,18 @@ impl Read for Counted {
 }
 
 /// Hands out physical lines one by one, so that it is known on which line a row of CSV begins (the parser's own count
-/// is off after blank lines and with CRLF), and how long it gets.
+/// is off after blank lines and with CRLF), and how long it gets. Lines end with LF or CRLF; with CR alone if the first one does, as
+/// old programs for the Macintosh write them, and nowhere else: a CR that is all by itself ends a row, but no editor shows it as a
+/// line's end.
 struct RowLines {
     input: Input,
     /// The line that is being handed out.
     line: u64,
     in_line: bool,
+    /// Whether the last byte was a CR, which ends a line or belongs to a CRLF.
+    after_return: bool,
+    /// Whether a CR ends a line, once there was an end.
+    returns_end_lines: Option<bool>,
     /// The line on which the row began, or will.
     first_line: u64,
     in_row: bool,
@@ -281,7 +287,16 @@ struct RowLines {
 
 impl RowLines {
     fn new(input: Input) -> Self {
-        Self { input, line: 0, in_line: false, first_line: 1, in_row: false, row_bytes: 0 }
+        Self {
+            input,
+            line: 0,
+            in_line: false,
+            after_return: false,
+            returns_end_lines: None,
+            first_line: 1,
+            in_row: false,
+            row_bytes: 0,
+        }
     }
 
     fn begin_row(&mut self) {
@@ -297,17 +312,23 @@ impl Read for RowLines {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         let available = self.input.fill_buf()?;
-        let end = available.iter().position(|&byte| byte == b'\n').map(|position| position + 1);
-        let amount = end.unwrap_or(available.len()).min(buffer.len());
-        if amount == 0 {
-            return Ok(0);
-        }
+        let end = available.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+        let end = end.map_or(available.len(), |end| end + 1 + usize::from(available[end..].starts_with(b"\r\n")));
+        let amount = end.min(buffer.len());
+        let Some(last) = amount.checked_sub(1) else { return Ok(0) };
         buffer[..amount].copy_from_slice(&available[..amount]);
         self.input.consume(amount);
+        if self.after_return && buffer[0] != b'\n' && *self.returns_end_lines.get_or_insert(true) {
+            self.in_line = false;
+        }
         if !self.in_line {
             self.line += 1;
         }
-        self.in_line = end != Some(amount);
+        self.in_line = buffer[last] != b'\n';
+        if !self.in_line {
+            self.returns_end_lines.get_or_insert(false);
+        }
+        self.after_return = buffer[last] == b'\r';
         if !self.in_row {
             // The parser skips blank lines between rows.
             self.first_line = self.line;
@@ -361,6 +382,8 @@ mod tests {
             expected(&[(2, "a\n\nmore than one buffer"), (5, "b"), (6, "c\r\n\r\n"), (9, "d")])
         );
         assert_eq!(rows(b"\xef\xbb\xbfdescription\na\n"), expected(&[(2, "a")]));
+        assert_eq!(rows(b"description\ra\r\r\"b\r\"\rc"), expected(&[(2, "a"), (4, "b\r"), (6, "c")]));
+        assert_eq!(rows(b"description\na\rb\nc\r\r\nd"), expected(&[(2, "a"), (2, "b"), (3, "c"), (4, "d")]));
     }
 
     #[test]
