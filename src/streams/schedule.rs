@@ -45,7 +45,7 @@ pub(super) struct MalformedCron(String);
 impl Schedule {
     /// Every so many seconds.
     pub(super) fn every(seconds: i64) -> Self {
-        Self::Interval(TimeDelta::seconds(seconds.max(1)))
+        Self::Interval(TimeDelta::try_seconds(seconds.max(1)).unwrap_or(TimeDelta::MAX))
     }
 
     /// By a cron expression (minute, hour, day of month, month, day of week) that names a moment yet to come.
@@ -151,6 +151,14 @@ mod tests {
     fn a_run_in_between_takes_the_place_of_none() {
         let (scheduled, now) = (at("2026-03-01T00:05:00Z"), at("2026-03-01T00:03:00Z"));
         assert_eq!(Schedule::every(300).next(scheduled, now), Next { at: Some(scheduled), skipped: 0 });
+    }
+
+    #[test]
+    fn the_longest_interval_has_no_second_moment() {
+        let begin = at("2026-03-01T00:00:00Z");
+        let schedule = Schedule::every(i64::MAX);
+        assert_eq!(schedule.next(begin, begin), Next { at: None, skipped: 0 });
+        assert!(schedule.jitter(Uuid::from_u128(999)) <= LONGEST_JITTER);
     }
 
     #[test]
