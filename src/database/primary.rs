@@ -10,13 +10,14 @@ use std::sync::{Arc, OnceLock};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgPool};
 use tokio::time::timeout;
 use tokio_postgres::config::Host;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use url::Url;
 
 use super::{CONNECT_TIMEOUT, DatabaseError, SslMode, Target};
 use crate::keep_alive::KeepAlive;
@@ -78,9 +79,9 @@ impl Primary {
         let hosts = config.get_hosts().iter().enumerate().map(|(number, host)| {
             let port = ports.get(number).or(ports.first()).copied().unwrap_or(DEFAULT_PORT);
             let connector = Connector { config: config_for(target, host, port), tls: tls.clone() };
-            Candidate { connector, options: options_for(target, host, port) }
+            Ok(Candidate { connector, options: options_for(target, host, port)? })
         });
-        let hosts = hosts.collect();
+        let hosts = hosts.collect::<Result<_, sqlx::Error>>()?;
         Ok(Self(Arc::new(Inner { hosts, present: AtomicUsize::new(0), pools: OnceLock::new() })))
     }
 
@@ -239,13 +240,24 @@ fn config_for(target: &Target, host: &Host, port: u16) -> Config {
     if let Some(name) = config.get_application_name() {
         single.application_name(name);
     }
+    if let Some(options) = config.get_options() {
+        single.options(options);
+    }
     single
 }
 
 /// How a pool connects there.
-fn options_for(target: &Target, host: &Host, port: u16) -> PgConnectOptions {
+fn options_for(target: &Target, host: &Host, port: u16) -> Result<PgConnectOptions, sqlx::Error> {
     let config = &target.config;
-    let mut options = PgConnectOptions::new_without_pgpass()
+    let mut options = match config.get_options() {
+        None => PgConnectOptions::new_without_pgpass(),
+        // As they stand it takes them in a URL only.
+        Some(given) => {
+            let url = Url::parse_with_params("postgres://localhost", [("options", given)]);
+            PgConnectOptions::from_url(&url.map_err(sqlx::Error::config)?)?
+        }
+    };
+    options = options
         .port(port)
         .ssl_mode(mode_for(target, host).into())
         .application_name(config.get_application_name().unwrap_or("newcycle"))
@@ -267,7 +279,7 @@ fn options_for(target: &Target, host: &Host, port: u16) -> PgConnectOptions {
     if let Some(database) = config.get_dbname() {
         options = options.database(database);
     }
-    options
+    Ok(options)
 }
 
 impl fmt::Display for NoPrimary {

@@ -5,10 +5,11 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use newcycle::database::Database;
 use newcycle::database::embedded::{DATABASE, Durability, EmbeddedError, EmbeddedPostgres, Endpoint, Settings};
 use tokio_postgres::{Client, NoTls};
 
-use crate::harness::eventually;
+use crate::harness::{self, eventually, new_database};
 
 fn throwaway(data_dir: &Path) -> Settings {
     Settings { durability: Durability::Throwaway, ..Settings::new(data_dir) }
@@ -87,6 +88,24 @@ async fn a_pool_connects_over_the_socket_and_over_tcp() {
         drop(connection);
         postgres.stop().await;
     }
+}
+
+#[tokio::test]
+async fn options_in_a_url_are_those_of_all_connections() {
+    let url = harness::url(&new_database().await).await;
+    let target = format!("{url}&options=-c%20statement_timeout%3D47s%20-c%20timezone%3DAsia/Tokyo");
+    let database = Database::connect(target.parse().unwrap(), 1).await.unwrap();
+    let settings = "select current_setting('statement_timeout'), current_setting('timezone')";
+    let (timeout, zone): (String, String) = sqlx::query_as(settings).fetch_one(&database.pool).await.unwrap();
+    // Where the server relies on one, it is its own.
+    assert_eq!((&*timeout, &*zone), ("47s", "UTC"));
+    let (client, connection) = database.primary.connector().connect().await.unwrap();
+    let told = async { client.query_one(settings, &[]).await.unwrap().get::<_, String>(0) };
+    let timeout = tokio::select! {
+        timeout = told => timeout,
+        ended = connection => panic!("{ended:?}"),
+    };
+    assert_eq!(timeout, "47s");
 }
 
 #[tokio::test]
