@@ -118,7 +118,11 @@ pub async fn counts(
         Extent::Window(_) if fixed => latest(connection, key, key.starts_at(now), None, i64::MAX).await,
         Extent::Window(_) => {
             let start = key.starts_at(now).unwrap_or(now);
-            sums(connection, key, &key.calendar.edges(start, now + CLOCK_TOLERANCE_MILLIS)).await
+            let edges = key.calendar.edges(start, now + CLOCK_TOLERANCE_MILLIS);
+            // Later is what was counted before the database's clock was set back: its time is yet to come.
+            let mut counts = newest_sums(connection, key, edges.last().copied(), None, u32::MAX).await?;
+            counts.extend(sums(connection, key, &edges).await?);
+            Ok(counts)
         }
         Extent::Latest { from, to, limit } if fixed => latest(connection, key, from, to, i64::from(limit)).await,
         Extent::Latest { from, to, limit } => newest_sums(connection, key, from, to, limit).await,

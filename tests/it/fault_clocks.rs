@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 use reqwest::Method;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::faults::Process;
 use crate::harness::in_memory;
-use crate::load::{Load, Place};
+use crate::load::{Load, Place, Plan};
 use crate::postgres::Postgres;
 
 /// The clock of the programs that are told to go by it (libfaketime).
@@ -84,7 +84,9 @@ async fn clocks_that_differ_and_jump_lose_nothing() {
     let environment = of_server.environment();
     let settings = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
     let server = Process::on(&postgres.url(), &postgres.files(), "", &settings).await;
-    let load = Load::start(&Place::new(&server.api.url), 6).await;
+    // Whenever this runs, an hour ends while the clock is set forward, and is yet to end when it is set back.
+    let plan = Plan { writers: 6, pause: Duration::ZERO, resolutions: &["second", "minute", "hour", "day", "year"] };
+    let load = Load::planned(&Place::new(&server.api.url), &plan).await;
     let pool = PgPool::connect(&postgres.url()).await.expect("it answers");
     load.goes_on(30).await;
     for offset in [-4 * DAY, 4 * DAY] {
